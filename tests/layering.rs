@@ -31,18 +31,19 @@ const ARROWS: [(&str, &[&str]); 12] = [
 ];
 
 /// Each heavy library with the crates that may depend on it.
-const HOMES: [(&str, &[&str]); 17] = [
+const HOMES: [(&str, &[&str]); 18] = [
     ("axum", &["http"]),
     ("clap", &["outbox"]),
     ("deadpool-postgres", &["postgres"]),
     ("hyper", &["http", "runtime"]),
     ("minisign", &["registry"]),
     ("notify", &["runtime"]),
-    ("oci-client", &["registry"]),
+    ("oci-spec", &["registry"]),
     ("opentelemetry", &["outbox"]),
     ("opentelemetry-otlp", &["outbox"]),
     ("prometheus-client", &["http"]),
     ("ratatui", &["outbox"]),
+    ("reqwest", &["registry"]),
     ("rusqlite", &["client", "sqlite"]),
     ("sqlx-core", &["client"]),
     ("tokio-postgres", &["client", "postgres"]),

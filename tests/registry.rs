@@ -2,6 +2,8 @@
 //! Debian, on loopback.
 
 mod follow;
+mod liar;
+mod proxy;
 
 use std::fs;
 use std::path::{Path, PathBuf};

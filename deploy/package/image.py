@@ -1,7 +1,6 @@
 """What the image of the program contains: the program alone, or with the libraries that it needs.
 
-It has no shell. It has the public certificate authorities of the building machine, which the library for registries
-needs; the program brings those that it believes receivers by.
+It has no shell and no certificate authorities: the program brings those that it believes receivers and registries by.
 """
 
 import pathlib
@@ -17,8 +16,6 @@ ETC = {
     "etc/nsswitch.conf": "hosts: files dns\n",
     "etc/passwd": f"root:x:0:0::/:/sbin/nologin\noutbox:x:{USER}:{USER}::/var/lib/outbox:/sbin/nologin\n",
 }
-# The public certificate authorities, where libraries for TLS look for them.
-AUTHORITIES = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
 # Folders of the image, each with its mode and owner.
 FOLDERS = [("plugins", 0o755, 0), ("var/cache/outbox", 0o700, USER), ("var/lib/outbox", 0o700, USER)]
 CONFIG = {
@@ -65,6 +62,4 @@ def _program(release):
     files = [(path, text.encode(), 0o644, 0) for path, text in ETC.items()]
     files.append(("usr/bin/outbox", release.binary, 0o755, 0))
     files.append(("usr/share/doc/outbox/LICENSE", (ROOT / "LICENSE").read_bytes(), 0o644, 0))
-    if AUTHORITIES.is_file():
-        files.append((str(AUTHORITIES).lstrip("/"), AUTHORITIES.read_bytes(), 0o644, 0))
     return [*files, *((path, None, mode, owner) for path, mode, owner in FOLDERS)]

@@ -37,6 +37,8 @@ pub(crate) enum Door {
     Guarded,
     /// TLS, with a certificate of the authority in `authority.crt`.
     Encrypted,
+    /// TLS, and a token of a server on this port of loopback, which is named without TLS.
+    Tokens(u16),
 }
 
 /// A registry. Stopped when dropped.
@@ -64,10 +66,15 @@ impl RegistryServer {
                 fs::write(dir.path().join("users"), USERS).unwrap();
                 settings.push_str("auth: {htpasswd: {realm: test, path: users}}\n");
             }
-            Door::Encrypted => {
+            Door::Encrypted | Door::Tokens(_) => {
                 certify(dir.path());
                 settings.push_str("  tls: {certificate: server.crt, key: server.key}\n");
             }
+        }
+        if let Door::Tokens(port) = door {
+            let realm = format!("http://127.0.0.1:{port}/token");
+            let of_server = "service: test, issuer: test, rootcertbundle: authority.crt";
+            writeln!(settings, "auth: {{token: {{realm: \"{realm}\", {of_server}}}}}").unwrap();
         }
         fs::write(dir.path().join("registry.yml"), settings).unwrap();
         let mut server = Self { dir, port, running: None };

@@ -2,14 +2,22 @@
 //!
 //! It follows the layout of Wasm artifacts in OCI registries, version 0. It sends nothing.
 
-use oci_client::client::{Config, ImageLayer};
-use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
-use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use wasmparser::{Encoding, Parser, Payload};
 
 use crate::error::{RegistryProblem, brief};
 use crate::reference::is_sha256;
 
+/// The type of a manifest as it is pushed.
+pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The types of manifests that a registry may answer with. Those of indexes are there so that the error can name them.
+pub(crate) const MANIFEST_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json";
+/// The version of the form of manifests.
+const SCHEMA_VERSION: u32 = 2;
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
 const COMPONENT_TYPE: &str = "application/wasm";
 /// A signature in the format of minisign.
@@ -17,23 +25,61 @@ const SIGNATURE_TYPE: &str = "application/vnd.outbox.signature.v1.minisign";
 /// The layout wants a time. With a fixed one, the same component has the same digest whenever it is pushed.
 const CREATED: &str = "1970-01-01T00:00:00Z";
 
+/// What a manifest says of a layer or of the config.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Descriptor {
+    media_type: String,
+    /// The digest of the bytes, as the manifest writes it.
+    pub(crate) digest: String,
+    /// Bytes, as the manifest writes it.
+    pub(crate) size: u64,
+}
+
+/// What a host reads of a manifest.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ImageManifest {
+    schema_version: u32,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+    /// Only an index has them.
+    manifests: Option<IgnoredAny>,
+}
+
 /// The layers of an image that a host needs.
 #[derive(Debug)]
 pub(crate) struct ImageLayers<'a> {
     /// The component.
-    pub(crate) component: &'a OciDescriptor,
+    pub(crate) component: &'a Descriptor,
     /// Its signature, if the image has one.
-    pub(crate) signature: Option<&'a OciDescriptor>,
+    pub(crate) signature: Option<&'a Descriptor>,
+}
+
+/// Bytes of an image with the digest that names them.
+pub(crate) struct Blob {
+    /// `sha256:…`
+    pub(crate) digest: String,
+    /// The bytes.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// An image as it is pushed.
 pub(crate) struct ImageParts {
-    /// The component, and the signature if there is one.
-    pub(crate) layers: Vec<ImageLayer>,
-    /// The config.
-    pub(crate) config: Config,
-    /// The manifest that names both.
-    pub(crate) manifest: OciImageManifest,
+    /// The component, the signature if there is one, and the config.
+    pub(crate) blobs: Vec<Blob>,
+    /// The manifest that names them.
+    pub(crate) manifest: Blob,
+}
+
+/// A manifest as it is pushed.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PushedManifest {
+    schema_version: u32,
+    media_type: &'static str,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
 }
 
 #[derive(Serialize)]
@@ -53,10 +99,23 @@ struct ComponentNames {
     imports: Vec<String>,
 }
 
+impl ImageManifest {
+    /// Reads the manifest with this digest. Errors if it is none of an image.
+    pub(crate) fn read(bytes: &[u8], digest: &str) -> Result<Self, RegistryProblem> {
+        let reason = match serde_json::from_slice::<Self>(bytes) {
+            Ok(Self { manifests: Some(_), .. }) => return Err(RegistryProblem::Index { digest: digest.to_owned() }),
+            Ok(manifest) if manifest.schema_version == SCHEMA_VERSION => return Ok(manifest),
+            Ok(manifest) => format!("its schemaVersion is {}, and {SCHEMA_VERSION} is read", manifest.schema_version),
+            Err(err) => err.to_string(),
+        };
+        Err(RegistryProblem::NotAManifest { digest: digest.to_owned(), reason: brief(&reason) })
+    }
+}
+
 impl<'a> ImageLayers<'a> {
     /// Finds the layers of an image with this digest. Errors without a component, with several, and if a layer is not
     /// named by its SHA-256.
-    pub(crate) fn of(manifest: &'a OciImageManifest, digest: &str) -> Result<Self, RegistryProblem> {
+    pub(crate) fn of(manifest: &'a ImageManifest, digest: &str) -> Result<Self, RegistryProblem> {
         let of_type = |wanted: &str| manifest.layers.iter().filter(|layer| layer.media_type == wanted).collect();
         let (components, signatures): (Vec<_>, Vec<_>) = (of_type(COMPONENT_TYPE), of_type(SIGNATURE_TYPE));
         let digest = digest.to_owned();
@@ -77,7 +136,7 @@ impl<'a> ImageLayers<'a> {
 }
 
 /// The types of an image's layers, in words.
-fn types(manifest: &OciImageManifest) -> String {
+fn types(manifest: &ImageManifest) -> String {
     let types: Vec<_> = manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
     if types.is_empty() { "no layer".to_owned() } else { brief(&types.join(", ")) }
 }
@@ -86,22 +145,44 @@ impl ImageParts {
     /// The image of a component. Errors if the bytes are none.
     pub(crate) fn new(component: Vec<u8>, signature: Option<String>) -> Result<Self, RegistryProblem> {
         let names = ComponentNames::of(&component).map_err(RegistryProblem::NotAComponent)?;
-        let component = ImageLayer::new(component, COMPONENT_TYPE.to_owned(), None);
-        let signature = signature.map(|text| ImageLayer::new(text.into_bytes(), SIGNATURE_TYPE.to_owned(), None));
-        let layers: Vec<_> = [component].into_iter().chain(signature).collect();
+        let signature = signature.map(|text| (SIGNATURE_TYPE, text.into_bytes()));
+        let layers = [(COMPONENT_TYPE, component)].into_iter().chain(signature);
+        let (layers, mut blobs): (Vec<_>, Vec<_>) =
+            layers.map(|(media_type, bytes)| described(media_type, bytes)).unzip();
         let config = WasmConfig {
             created: CREATED,
             architecture: "wasm",
             os: "wasip2",
-            layer_digests: layers.iter().map(ImageLayer::sha256_digest).collect(),
+            layer_digests: layers.iter().map(|layer| layer.digest.clone()).collect(),
             component: names,
         };
-        let config = serde_json::to_vec(&config).map_err(|err| RegistryProblem::Answer(err.to_string()))?;
-        let config = Config::new(config, CONFIG_TYPE.to_owned(), None);
-        let mut manifest = OciImageManifest::build(&layers, &config, None);
-        manifest.media_type = Some(OCI_IMAGE_MEDIA_TYPE.to_owned());
-        Ok(Self { layers, config, manifest })
+        let (config, blob) = described(CONFIG_TYPE, json(&config)?);
+        blobs.push(blob);
+        let manifest = PushedManifest { schema_version: SCHEMA_VERSION, media_type: MANIFEST_TYPE, config, layers };
+        Ok(Self { blobs, manifest: Blob::new(json(&manifest)?) })
     }
+}
+
+impl Blob {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self { digest: sha256(&bytes), bytes }
+    }
+}
+
+fn described(media_type: &str, bytes: Vec<u8>) -> (Descriptor, Blob) {
+    let blob = Blob::new(bytes);
+    let (digest, size) = (blob.digest.clone(), blob.bytes.len() as u64);
+    (Descriptor { media_type: media_type.to_owned(), digest, size }, blob)
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, RegistryProblem> {
+    serde_json::to_vec(value).map_err(|err| RegistryProblem::Answer(err.to_string()))
+}
+
+/// The digest of bytes, as registries write it.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    let digits = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("sha256:{digits}")
 }
 
 impl ComponentNames {
@@ -147,18 +228,21 @@ mod tests {
         let bytes = component("(component (import \"a:b/c\" (instance)) (export \"d:e/f\" (instance 0)))");
         let image = || ImageParts::new(bytes.clone(), Some("signed".into())).unwrap();
         let parts = image();
-        let config: serde_json::Value = serde_json::from_slice(&parts.config.data).unwrap();
+        let read = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
+        let (config, manifest) = (read(&parts.blobs[2].bytes), read(&parts.manifest.bytes));
         assert_eq!(config["component"], serde_json::json!({"exports": ["d:e/f"], "imports": ["a:b/c"]}));
         assert_eq!((&config["os"], &config["architecture"]), (&"wasip2".into(), &"wasm".into()));
-        let digests: Vec<_> = parts.manifest.layers.iter().map(|layer| layer.digest.as_str().into()).collect();
+        let layers = manifest["layers"].as_array().unwrap();
+        let digests = layers.iter().map(|layer| layer["digest"].clone()).collect();
         assert_eq!(config["layerDigests"], serde_json::Value::Array(digests));
-        let types: Vec<_> = parts.manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
-        assert_eq!((parts.manifest.config.media_type.as_str(), types[0]), (CONFIG_TYPE, COMPONENT_TYPE));
-        assert_eq!(types.len(), 2);
+        assert_eq!(
+            (&manifest["config"]["mediaType"], &layers[0]["mediaType"]),
+            (&CONFIG_TYPE.into(), &COMPONENT_TYPE.into())
+        );
+        assert_eq!((layers.len(), &layers[0]["size"]), (2, &bytes.len().into()));
         let unsigned = ImageParts::new(bytes.clone(), None).unwrap();
-        assert_eq!(unsigned.manifest.layers.len(), 1);
-        let text = |parts: &ImageParts| serde_json::to_string(&parts.manifest).unwrap();
-        assert_eq!(text(&parts), text(&image()));
+        assert_eq!(unsigned.blobs.len(), 2);
+        assert_eq!(parts.manifest.digest, image().manifest.digest);
     }
 
     #[test]
@@ -174,9 +258,10 @@ mod tests {
     #[test]
     fn an_image_with_no_component_or_several_is_refused() {
         let parts = ImageParts::new(component("(component)"), Some("signed".into())).unwrap();
+        let manifest = || ImageManifest::read(&parts.manifest.bytes, "sha256:ab").unwrap();
         let refusal = |layers: &[usize]| {
-            let mut manifest = parts.manifest.clone();
-            manifest.layers = layers.iter().map(|at| parts.manifest.layers[*at].clone()).collect();
+            let layers = layers.iter().map(|at| manifest().layers[*at].clone()).collect();
+            let manifest = ImageManifest { layers, ..manifest() };
             ImageLayers::of(&manifest, "sha256:ab").err().map(|err| err.to_string()).unwrap_or_default()
         };
         assert_eq!([refusal(&[0]), refusal(&[0, 1])], ["", ""]);
@@ -184,9 +269,23 @@ mod tests {
         assert!(refusal(&[1]).contains("minisign"), "{}", refusal(&[1]));
         assert!(refusal(&[0, 0, 1]).contains("2 components"));
         assert!(refusal(&[0, 1, 1]).contains("2 signatures"));
-        let mut manifest = parts.manifest.clone();
+        let mut manifest = manifest();
         manifest.layers[0].digest = "sha256:../..".to_owned();
         let err = ImageLayers::of(&manifest, "sha256:ab").unwrap_err().to_string();
         assert!(err.contains("sha256:../.."), "{err}");
+    }
+
+    #[test]
+    fn what_is_no_manifest_of_an_image_is_refused_with_the_reason() {
+        for (text, reason) in [
+            ("{}", "schemaVersion"),
+            (r#"{"schemaVersion": 1}"#, "schemaVersion is 1"),
+            (r#"{"schemaVersion": 2, "layers": [{"mediaType": "a", "digest": "b", "size": -1}]}"#, "-1"),
+            (r#"{"schemaVersion": 2, "manifests": []}"#, "an index of several images"),
+            ("<html>", "expected value"),
+        ] {
+            let err = ImageManifest::read(text.as_bytes(), "sha256:ab").unwrap_err().to_string();
+            assert!(err.contains("sha256:ab") && err.contains(reason), "{text}: {err}");
+        }
     }
 }

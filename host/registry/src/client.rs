@@ -1,20 +1,20 @@
 //! What is asked of a registry: which image a tag names, its contents, and a new image under a tag.
 //!
-//! What is pulled is checked against the digest that names it. A component and a signature have a bounded size, and each
-//! question has a deadline. A question runs in a task of its own: a panic of the library is an error of this question. It
-//! writes no files.
+//! What is pulled is checked against the digest that names it. Every answer has a limit of bytes, and each question a
+//! deadline. It writes no files.
 
-use std::io::Cursor;
 use std::time::Duration;
 
-use oci_client::Client;
-use oci_client::client::{Config, ImageLayer};
-use oci_client::errors::OciDistributionError;
-use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciManifest};
-use oci_client::secrets::RegistryAuth;
-use tokio::task::JoinSet;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
 
-use crate::artifact::{ImageLayers, ImageParts};
+use crate::access::{ImageAccess, authorization};
+use crate::answer::AskedHost;
+use crate::artifact::{
+    Blob, Descriptor, ImageLayers, ImageManifest, ImageParts, MANIFEST_TYPE, MANIFEST_TYPES, sha256,
+};
+use crate::credentials::FoundCredentials;
 use crate::error::{RegistryError, RegistryProblem};
 use crate::reference::{ImageReference, is_sha256};
 use crate::transport::{READ_TIME, RegistrySettings, SEND_TIME};
@@ -23,6 +23,12 @@ use crate::transport::{READ_TIME, RegistrySettings, SEND_TIME};
 const COMPONENT_MAX: u64 = 128 << 20;
 /// Bytes of a signature: those of minisign have some hundred.
 const SIGNATURE_MAX: u64 = 16 << 10;
+/// Bytes of a manifest: the size that every registry must take.
+const MANIFEST_MAX: u64 = 4 << 20;
+/// The header with the digest of a manifest.
+const DIGEST_HEADER: &str = "docker-content-digest";
+/// Redirects of a question: from the registry to where its bytes are, and some more.
+const REDIRECTS_MAX: usize = 10;
 /// Time for the answer which image a tag names, and what it contains.
 const LOOK_TIME: Duration = Duration::from_mins(1);
 /// Time for the largest component over a slow line.
@@ -69,12 +75,14 @@ pub struct PushedImage {
     pub component: String,
 }
 
-/// One image, with the way to its registry.
+/// One image, with the way into its registry.
 struct ImageSession {
     image: ImageReference,
+    /// The address of the registry.
+    registry: Url,
     client: Client,
-    auth: RegistryAuth,
-    advice: String,
+    authorization: Option<HeaderValue>,
+    found: FoundCredentials,
 }
 
 impl RegistryClient {
@@ -85,19 +93,19 @@ impl RegistryClient {
 
     /// The digest of the image that a reference names now: `sha256:…`.
     pub async fn resolve(&self, image: &ImageReference) -> Result<String, RegistryError> {
-        let session = ImageSession::open(self.settings.clone(), image.clone(), READ_TIME);
+        let session = ImageSession::open(&self.settings, image, ImageAccess::Pull);
         answer(image, LOOK_TIME, async { session.await?.resolve().await }).await
     }
 
     /// What an image contains. Errors where it is none of a plugin.
     pub async fn look(&self, image: &ImageReference) -> Result<ImageContents, RegistryError> {
-        let session = ImageSession::open(self.settings.clone(), image.clone(), READ_TIME);
+        let session = ImageSession::open(&self.settings, image, ImageAccess::Pull);
         answer(image, LOOK_TIME, async { session.await?.look().await }).await
     }
 
     /// Pulls the component of an image and its signature.
     pub async fn pull(&self, image: &ImageReference) -> Result<PulledImage, RegistryError> {
-        let session = ImageSession::open(self.settings.clone(), image.clone(), READ_TIME);
+        let session = ImageSession::open(&self.settings, image, ImageAccess::Pull);
         answer(image, PULL_TIME, async { session.await?.pull().await }).await
     }
 
@@ -112,72 +120,100 @@ impl RegistryClient {
             return Err(RegistryProblem::PushToDigest.of(image));
         }
         let parts = ImageParts::new(component, signature).map_err(|problem| problem.of(image))?;
-        let session = ImageSession::open(self.settings.clone(), image.clone(), SEND_TIME);
+        let session = ImageSession::open(&self.settings, image, ImageAccess::Push);
         answer(image, PUSH_TIME, async { session.await?.push(parts).await }).await
     }
 }
 
-/// The answer to a question about an image, which runs in a task of its own and ends with the caller or at its deadline.
-async fn answer<T: Send + 'static>(
+/// The answer to a question about an image, which ends at its deadline.
+async fn answer<T>(
     image: &ImageReference,
     deadline: Duration,
-    question: impl Future<Output = Result<T, RegistryProblem>> + Send + 'static,
+    question: impl Future<Output = Result<T, RegistryProblem>>,
 ) -> Result<T, RegistryError> {
-    let mut task = JoinSet::new();
-    task.spawn(question);
-    let host = || image.registry().to_owned();
-    let answer = match tokio::time::timeout(deadline, task.join_next()).await {
-        Ok(Some(Ok(answer))) => answer,
-        Ok(Some(Err(err))) => Err(RegistryProblem::of_panic(host(), err)),
-        Ok(None) | Err(_) => Err(RegistryProblem::Late { host: host(), seconds: deadline.as_secs() }),
-    };
-    answer.map_err(|problem| problem.of(image))
+    let late = || RegistryProblem::Late { host: image.registry().to_owned(), seconds: deadline.as_secs() };
+    let answer = tokio::time::timeout(deadline, question).await;
+    answer.unwrap_or_else(|_| Err(late())).map_err(|problem| problem.of(image))
 }
 
 impl ImageSession {
     async fn open(
-        settings: RegistrySettings,
-        image: ImageReference,
-        patience: Duration,
+        settings: &RegistrySettings,
+        image: &ImageReference,
+        access: ImageAccess,
     ) -> Result<Self, RegistryProblem> {
-        let found = settings.auth_file.find(&image)?;
-        let client = settings.client(image.registry(), patience)?;
-        client.store_auth_if_needed(image.registry(), &found.auth).await;
-        Ok(Self { image, client, auth: found.auth, advice: found.advice })
+        let patience = match access {
+            ImageAccess::Pull => READ_TIME,
+            ImageAccess::Push => SEND_TIME,
+        };
+        let found = settings.auth_file.find(image)?;
+        let registry = settings.address(image.registry())?;
+        let client = settings.client(image.registry(), patience, Policy::limited(REDIRECTS_MAX))?;
+        let authorization = authorization(&client, settings, image, &found, access).await?;
+        Ok(Self { image: image.clone(), registry, client, authorization, found })
     }
 
-    fn failed(&self, err: OciDistributionError) -> RegistryProblem {
-        RegistryProblem::of_answer(err, &self.image, &self.advice)
+    fn asked(&self) -> AskedHost<'_> {
+        AskedHost { host: self.image.registry(), advice: &self.found.advice }
+    }
+
+    /// The address of something in the repository of the image.
+    fn address(&self, place: &str) -> Result<Url, RegistryProblem> {
+        let path = format!("{}/{place}", self.image.repository());
+        self.registry.join(&path).map_err(|err| RegistryProblem::Answer(format!("{path} is no address: {err}")))
+    }
+
+    /// A request. Another host than the registry gets no credentials.
+    fn request(&self, method: Method, address: Url) -> RequestBuilder {
+        let is_registry = address.origin() == self.registry.origin();
+        let request = self.client.request(method, address);
+        match &self.authorization {
+            Some(value) if is_registry => request.header(AUTHORIZATION, value),
+            _ => request,
+        }
     }
 
     fn digest(&self, named: String) -> Result<String, RegistryProblem> {
         digest_of(self.image.registry(), named)
     }
 
-    async fn resolve(&self) -> Result<String, RegistryProblem> {
-        let digest = self.client.fetch_manifest_digest(self.image.inner(), &self.auth).await;
-        self.digest(digest.map_err(|err| self.failed(err))?)
+    async fn ask_manifest(&self, method: Method) -> Result<Response, RegistryProblem> {
+        let address = self.address(&format!("manifests/{}", self.image.manifest()))?;
+        self.asked().ask(self.request(method, address).header(ACCEPT, MANIFEST_TYPES)).await
     }
 
-    async fn manifest(&self) -> Result<(oci_client::manifest::OciImageManifest, String), RegistryProblem> {
-        let pulled = self.client.pull_manifest(self.image.inner(), &self.auth).await;
-        let (manifest, digest) = pulled.map_err(|err| self.failed(err))?;
-        let digest = self.digest(digest)?;
-        match manifest {
-            OciManifest::Image(manifest) => Ok((manifest, digest)),
-            OciManifest::ImageIndex(_) => Err(RegistryProblem::Index { digest }),
+    async fn resolve(&self) -> Result<String, RegistryProblem> {
+        let answer = self.ask_manifest(Method::HEAD).await?;
+        match answer.headers().get(DIGEST_HEADER) {
+            Some(named) => self.digest(String::from_utf8_lossy(named.as_bytes()).into_owned()),
+            None => Ok(self.manifest().await?.0),
+        }
+    }
+
+    /// The digest and the bytes of the manifest.
+    async fn manifest(&self) -> Result<(String, Vec<u8>), RegistryProblem> {
+        let answer = self.ask_manifest(Method::GET).await?;
+        let bytes = self.asked().whole(answer, "a manifest", MANIFEST_MAX).await?;
+        let digest = sha256(&bytes);
+        match self.image.pin() {
+            Some(pin) if pin != digest => {
+                Err(RegistryProblem::WrongDigest(format!("the manifest {pin} has the digest {digest}")))
+            }
+            _ => Ok((digest, bytes)),
         }
     }
 
     async fn look(&self) -> Result<ImageContents, RegistryProblem> {
-        let (manifest, digest) = self.manifest().await?;
+        let (digest, bytes) = self.manifest().await?;
+        let manifest = ImageManifest::read(&bytes, &digest)?;
         let layers = ImageLayers::of(&manifest, &digest)?;
         let (component, is_signed) = (hex(&layers.component.digest), layers.signature.is_some());
         Ok(ImageContents { digest, component, is_signed })
     }
 
     async fn pull(&self) -> Result<PulledImage, RegistryProblem> {
-        let (manifest, digest) = self.manifest().await?;
+        let (digest, bytes) = self.manifest().await?;
+        let manifest = ImageManifest::read(&bytes, &digest)?;
         let layers = ImageLayers::of(&manifest, &digest)?;
         let component = self.blob(layers.component, COMPONENT_MAX).await?;
         let signature = match layers.signature {
@@ -190,43 +226,54 @@ impl ImageSession {
 
     /// The bytes of a layer, checked against its digest. They come from this registry only, whatever other places the
     /// image names.
-    async fn blob(&self, layer: &OciDescriptor, limit: u64) -> Result<Vec<u8>, RegistryProblem> {
-        let size = u64::try_from(layer.size).ok().filter(|size| *size <= limit);
-        let size = size.and_then(|size| usize::try_from(size).ok());
-        let too_large = || RegistryProblem::TooLarge { digest: layer.digest.clone(), size: layer.size, limit };
-        let mut bytes = vec![0; size.ok_or_else(too_large)?];
-        let mut room = Cursor::new(&mut bytes[..]);
-        let pulled = self.client.pull_blob(self.image.inner(), layer.digest.as_str(), &mut room).await;
-        let is_whole = room.position() == room.get_ref().len() as u64;
-        match pulled {
-            Ok(()) if is_whole => Ok(bytes),
-            Ok(()) => Err(RegistryProblem::WrongDigest(format!("{} is shorter than the image says", layer.digest))),
-            Err(OciDistributionError::IoError(err)) if err.kind() == std::io::ErrorKind::WriteZero => {
-                Err(RegistryProblem::WrongDigest(format!("{} is longer than the image says", layer.digest)))
-            }
-            Err(err) => Err(self.failed(err)),
+    async fn blob(&self, layer: &Descriptor, limit: u64) -> Result<Vec<u8>, RegistryProblem> {
+        let Descriptor { digest, size, .. } = layer;
+        if *size > limit {
+            return Err(RegistryProblem::TooLarge { digest: digest.clone(), size: *size, limit });
+        }
+        let request = self.request(Method::GET, self.address(&format!("blobs/{digest}"))?);
+        let bytes = self.asked().body(self.asked().ask(request).await?, *size).await?;
+        let wrong = |how: &str| Err(RegistryProblem::WrongDigest(format!("{digest} {how}")));
+        match bytes {
+            None => wrong("is longer than the image says"),
+            Some(bytes) if (bytes.len() as u64) < *size => wrong("is shorter than the image says"),
+            Some(bytes) if sha256(&bytes) != *digest => wrong("has another digest"),
+            Some(bytes) => Ok(bytes),
         }
     }
 
     async fn push(&self, parts: ImageParts) -> Result<PushedImage, RegistryProblem> {
-        let ImageParts { layers, config: Config { data: config, .. }, manifest } = parts;
-        let component = hex(&manifest.layers[0].digest);
-        let blobs = layers.into_iter().map(|ImageLayer { data, .. }| data).chain([config]);
-        let descriptors = manifest.layers.iter().chain([&manifest.config]);
-        for (data, descriptor) in blobs.zip(descriptors) {
-            // Who may push may perhaps not ask.
-            if !self.client.blob_exists(self.image.inner(), &descriptor.digest).await.unwrap_or(false) {
-                let pushed = self.client.push_blob(self.image.inner(), data, &descriptor.digest).await;
-                pushed.map_err(|err| self.failed(err))?;
+        let ImageParts { blobs, manifest } = parts;
+        let component = hex(&blobs[0].digest);
+        for blob in blobs {
+            if !self.has(&blob.digest).await? {
+                self.push_blob(blob).await?;
             }
         }
-        let bytes = serde_json::to_vec(&manifest).map_err(|err| RegistryProblem::Answer(err.to_string()))?;
-        let manifest = ImageLayer::new(bytes, OCI_IMAGE_MEDIA_TYPE.to_owned(), None);
-        let digest = manifest.sha256_digest();
-        let content_type = OCI_IMAGE_MEDIA_TYPE.parse().map_err(|_| RegistryProblem::Answer("no header".to_owned()))?;
-        let pushed = self.client.push_manifest_raw(self.image.inner(), manifest.data, content_type).await;
-        pushed.map_err(|err| self.failed(err))?;
-        Ok(PushedImage { digest, component })
+        let address = self.address(&format!("manifests/{}", self.image.manifest()))?;
+        let request = self.request(Method::PUT, address).header(CONTENT_TYPE, MANIFEST_TYPE);
+        self.asked().ask(request.body(manifest.bytes)).await?;
+        Ok(PushedImage { digest: manifest.digest, component })
+    }
+
+    /// Whether the registry has these bytes. Who may push may perhaps not ask.
+    async fn has(&self, digest: &str) -> Result<bool, RegistryProblem> {
+        let request = self.request(Method::HEAD, self.address(&format!("blobs/{digest}"))?);
+        Ok(self.asked().send(request).await?.status().is_success())
+    }
+
+    /// Sends bytes to the place that the registry names for them.
+    async fn push_blob(&self, blob: Blob) -> Result<(), RegistryProblem> {
+        let begin = self.request(Method::POST, self.address("blobs/uploads/")?).body("");
+        let begun = self.asked().ask(begin).await?;
+        let named = begun.headers().get(LOCATION).and_then(|place| place.to_str().ok());
+        let Some(mut place) = named.and_then(|place| begun.url().join(place).ok()) else {
+            let host = self.image.registry();
+            return Err(RegistryProblem::Answer(format!("the registry {host} names no place for what is pushed")));
+        };
+        place.query_pairs_mut().append_pair("digest", &blob.digest);
+        let request = self.request(Method::PUT, place).header(CONTENT_TYPE, "application/octet-stream");
+        self.asked().ask(request.body(blob.bytes)).await.map(drop)
     }
 }
 
@@ -244,10 +291,7 @@ fn hex(digest: &str) -> String {
 mod tests {
     use super::*;
 
-    async fn fails(
-        deadline: Duration,
-        question: impl Future<Output = Result<(), RegistryProblem>> + Send + 'static,
-    ) -> String {
+    async fn fails(deadline: Duration, question: impl Future<Output = Result<(), RegistryProblem>>) -> String {
         let image = "localhost:5000/p:1".parse().unwrap();
         answer(&image, deadline, question).await.unwrap_err().to_string()
     }
@@ -263,10 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_and_a_silence_are_errors_of_the_question() {
-        let panics = std::future::poll_fn(|_| panic!("No CA certificates were loaded from the system"));
-        let err = fails(LOOK_TIME, panics).await;
-        assert!(err.contains("No CA") && err.contains("ca-certificates") && err.contains("SSL_CERT_FILE"), "{err}");
+    async fn a_silence_is_an_error_of_the_question() {
         let err = fails(Duration::ZERO, std::future::pending()).await;
         assert!(err.contains("localhost:5000") && err.contains("deadline"), "{err}");
     }

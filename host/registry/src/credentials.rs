@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use oci_client::secrets::RegistryAuth;
 use serde::Deserialize;
 
 use crate::error::RegistryProblem;
@@ -26,10 +25,22 @@ pub enum AuthFile {
     OfUser(PathBuf),
 }
 
+/// What a client proves itself with.
+#[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Debug))]
+pub(crate) enum Credentials {
+    /// Nothing.
+    Anonymous,
+    /// A user and a password.
+    Password(String, String),
+    /// The `identitytoken` of docker, for which a token server gives tokens of a registry.
+    Identity(String),
+}
+
 /// What is known for one image.
 pub(crate) struct FoundCredentials {
     /// What is sent.
-    pub(crate) auth: RegistryAuth,
+    pub(crate) credentials: Credentials,
     /// What an operator does when the registry refuses it.
     pub(crate) advice: String,
 }
@@ -48,6 +59,8 @@ struct DockerAuth {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
+    #[serde(rename = "identitytoken")]
+    identity_token: Option<String>,
 }
 
 impl AuthFile {
@@ -73,7 +86,7 @@ impl AuthFile {
 }
 
 fn anonymous(advice: &str) -> FoundCredentials {
-    FoundCredentials { auth: RegistryAuth::Anonymous, advice: advice.to_owned() }
+    FoundCredentials { credentials: Credentials::Anonymous, advice: advice.to_owned() }
 }
 
 impl DockerConfig {
@@ -82,9 +95,16 @@ impl DockerConfig {
         let covers = |key: &&String| wanted.starts_with(&format!("{}/", place(key)));
         // Credentials for a part of a registry come before those for all of it.
         let best = self.auths.keys().filter(covers).max_by_key(|key| place(key).len());
-        if let Some(found) = best.map(|key| self.auths[key].pair(key)).transpose()?.flatten() {
-            let advice = format!("correct those for {} in {}", image.registry(), path.display());
-            return Ok(FoundCredentials { auth: RegistryAuth::Basic(found.0, found.1), advice });
+        if let Some(credentials) = best.map(|key| self.auths[key].credentials(key)).transpose()?.flatten() {
+            let (host, path) = (image.registry(), path.display());
+            let advice = match &credentials {
+                Credentials::Identity(_) => format!(
+                    "the identitytoken for {host} in {path} is one for the token server of the registry; log in again, or \
+                     give a user and a password"
+                ),
+                _ => format!("correct those for {host} in {path}"),
+            };
+            return Ok(FoundCredentials { credentials, advice });
         }
         let helper = self.cred_helpers.get(image.registry()).or(self.creds_store.as_ref());
         Ok(anonymous(&match helper {
@@ -105,16 +125,19 @@ fn place(key: &str) -> &str {
 }
 
 impl DockerAuth {
-    /// The user and the password; `None` where a helper has them.
-    fn pair(&self, key: &str) -> Result<Option<(String, String)>, String> {
+    /// The identity token, or the user and the password; `None` where a helper has them.
+    fn credentials(&self, key: &str) -> Result<Option<Credentials>, String> {
+        if let Some(token) = self.identity_token.as_deref().filter(|token| !token.is_empty()) {
+            return Ok(Some(Credentials::Identity(token.to_owned())));
+        }
         if let (Some(user), Some(password)) = (&self.username, &self.password) {
-            return Ok(Some((user.clone(), password.clone())));
+            return Ok(Some(Credentials::Password(user.clone(), password.clone())));
         }
         let Some(auth) = self.auth.as_deref().filter(|auth| !auth.is_empty()) else { return Ok(None) };
         let decoded = STANDARD.decode(auth.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         let pair = decoded.as_deref().and_then(|text| text.split_once(':'));
         let (user, password) = pair.ok_or_else(|| format!("`auth` of {key} is no user:password in base64"))?;
-        Ok(Some((user.to_owned(), password.to_owned())))
+        Ok(Some(Credentials::Password(user.to_owned(), password.to_owned())))
     }
 }
 
@@ -122,16 +145,16 @@ impl DockerAuth {
 mod tests {
     use super::*;
 
-    fn find(text: &str, image: &str) -> Result<(RegistryAuth, String), String> {
+    fn find(text: &str, image: &str) -> Result<(Credentials, String), String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         std::fs::write(&path, text).unwrap();
         let found = AuthFile::Named(path).find(&image.parse().unwrap());
-        found.map(|found| (found.auth, found.advice)).map_err(|err| err.to_string())
+        found.map(|found| (found.credentials, found.advice)).map_err(|err| err.to_string())
     }
 
-    fn basic(user: &str, password: &str) -> RegistryAuth {
-        RegistryAuth::Basic(user.into(), password.into())
+    fn password(user: &str, password: &str) -> Credentials {
+        Credentials::Password(user.into(), password.into())
     }
 
     #[test]
@@ -141,14 +164,16 @@ mod tests {
             "https://registry.example/team/": {"username": "team", "password": "p"},
             "https://index.docker.io/v1/": {"auth": STANDARD.encode("hub:h")},
             "registry.example.org": {},
+            "tokens.example": {"auth": STANDARD.encode("ada:"), "identitytoken": "long"},
         }});
         let of = |image: &str| find(&file.to_string(), image).unwrap().0;
-        assert_eq!(of("registry.example/a:1"), basic("ada", "hun:ter2"));
-        assert_eq!(of("registry.example/team/a:1"), basic("team", "p"));
-        assert_eq!(of("registry.example/teams/a:1"), basic("ada", "hun:ter2"));
-        assert_eq!(of("docker.io/a/b:1"), basic("hub", "h"));
-        assert_eq!(of("registry.example:5000/a:1"), RegistryAuth::Anonymous);
-        assert_eq!(of("registry.example.org/a:1"), RegistryAuth::Anonymous);
+        assert_eq!(of("registry.example/a:1"), password("ada", "hun:ter2"));
+        assert_eq!(of("registry.example/team/a:1"), password("team", "p"));
+        assert_eq!(of("registry.example/teams/a:1"), password("ada", "hun:ter2"));
+        assert_eq!(of("docker.io/a/b:1"), password("hub", "h"));
+        assert_eq!(of("registry.example:5000/a:1"), Credentials::Anonymous);
+        assert_eq!(of("registry.example.org/a:1"), Credentials::Anonymous);
+        assert_eq!(of("tokens.example/a:1"), Credentials::Identity("long".into()));
     }
 
     #[test]
@@ -162,6 +187,6 @@ mod tests {
         let missing = PathBuf::from("/no/such/file.json");
         let image = "registry.example/a:1".parse().unwrap();
         assert!(AuthFile::Named(missing.clone()).find(&image).is_err());
-        assert!(AuthFile::OfUser(missing).find(&image).is_ok_and(|found| found.auth == RegistryAuth::Anonymous));
+        assert!(AuthFile::OfUser(missing).find(&image).is_ok_and(|found| found.credentials == Credentials::Anonymous));
     }
 }

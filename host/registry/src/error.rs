@@ -5,8 +5,7 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use oci_client::errors::{OciDistributionError, OciErrorCode};
-use tokio::task::JoinError;
+use serde::Deserialize;
 
 use crate::reference::ImageReference;
 
@@ -45,10 +44,17 @@ pub(crate) enum RegistryProblem {
     LayerDigest { digest: String, layer: String },
     #[error("the registry {host} has not answered completely within the deadline of {seconds} s")]
     Late { host: String, seconds: u64 },
-    #[error("the client for the registry {host} broke off: {reason}{advice}")]
-    Panic { host: String, reason: String, advice: &'static str },
+    #[error("{digest} is no manifest of an image: {reason}")]
+    NotAManifest { digest: String, reason: String },
     #[error("a layer of {digest} has {size} bytes, and {limit} are allowed")]
-    TooLarge { digest: String, size: i64, limit: u64 },
+    TooLarge { digest: String, size: u64, limit: u64 },
+    #[error("the answer of {host} with {what} has more than {limit} bytes: it is no registry, or damaged")]
+    Endless { host: String, what: &'static str, limit: u64 },
+    #[error(
+        "the registry {host} wants its credentials sent without TLS, to {realm}: nothing was sent; let the registry name \
+         an address with https://"
+    )]
+    PlainRealm { host: String, realm: String },
     #[error(
         "what the registry sent is not what its digest says: {0}; the registry, or something before it, is damaged"
     )]
@@ -81,49 +87,44 @@ impl RegistryProblem {
         ))
     }
 
-    /// The library for registries ended without an answer.
-    pub(crate) fn of_panic(host: String, err: JoinError) -> Self {
-        let reason = match err.try_into_panic() {
-            Ok(panic) => {
-                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-                text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".to_owned())
-            }
-            Err(err) => err.to_string(),
-        };
-        let lacks_authorities = reason.contains("CA certificates");
-        let advice = "; install the package ca-certificates, or set SSL_CERT_FILE";
-        Self::Panic { host, reason: brief(&reason), advice: if lacks_authorities { advice } else { "" } }
+    /// A host gave no answer, or ended in the middle of one.
+    pub(crate) fn of_failure(host: &str, err: reqwest::Error) -> Self {
+        // The address of an upload has a secret in its query.
+        let (is_redirect, reason) = (err.is_redirect(), with_causes(&err.without_url()));
+        if is_redirect {
+            return Self::Answer(format!("the registry {host} redirects to where nothing is sent: {reason}"));
+        }
+        Self::Unreachable { host: host.to_owned(), reason }
     }
 
-    /// What an answer of a registry, or none, means.
-    pub(crate) fn of_answer(err: OciDistributionError, image: &ImageReference, advice: &str) -> Self {
-        let host = image.registry().to_owned();
-        let credentials = || Self::Credentials { host: host.clone(), advice: advice.to_owned() };
-        match err {
-            OciDistributionError::UnauthorizedError { .. }
-            | OciDistributionError::AuthenticationFailure(_)
-            | OciDistributionError::ServerError { code: 401 | 403, .. } => credentials(),
-            OciDistributionError::ServerError { code: 404, .. }
-            | OciDistributionError::ImageManifestNotFoundError(_) => Self::Unknown { host },
-            OciDistributionError::RegistryError { ref envelope, .. } => {
-                match envelope.errors.first().map(|error| &error.code) {
-                    Some(OciErrorCode::Denied | OciErrorCode::Unauthorized) => credentials(),
-                    Some(OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound) => {
-                        Self::Unknown { host }
-                    }
-                    _ => Self::Answer(format!("the registry {host} answers: {}", brief(&envelope.to_string()))),
-                }
+    /// A registry answered this status, with this text if it was short, and not what it was asked for.
+    pub(crate) fn of_refusal(host: &str, status: u16, text: Option<&[u8]>, advice: &str) -> Self {
+        let told = text.and_then(|text| serde_json::from_slice::<RegistryRefusal>(text).ok());
+        let told = told.and_then(|told| told.errors.into_iter().next()).unwrap_or_default();
+        let host = host.to_owned();
+        match (status, told.code.as_str()) {
+            (401 | 403, _) | (_, "DENIED" | "UNAUTHORIZED") => Self::Credentials { host, advice: advice.to_owned() },
+            (404, _) | (_, "MANIFEST_UNKNOWN" | "NAME_UNKNOWN" | "NOT_FOUND") => Self::Unknown { host },
+            (_, "") => Self::Answer(format!("the registry {host} answers {status}")),
+            (_, code) => {
+                let told = brief(&format!("{code}: {}", told.message));
+                Self::Answer(format!("the registry {host} answers {status}: {told}"))
             }
-            OciDistributionError::DigestError(reason) => Self::WrongDigest(brief(&reason.to_string())),
-            OciDistributionError::RequestError(reason) => match reason.status().map(|status| status.as_u16()) {
-                None => Self::Unreachable { host, reason: with_causes(&reason) },
-                Some(401 | 403) => credentials(),
-                Some(404) => Self::Unknown { host },
-                Some(status) => Self::Answer(format!("the registry {host} answers {status}")),
-            },
-            other => Self::Answer(format!("the registry {host}: {}", with_causes(&other))),
         }
     }
+}
+
+/// What registries write about a request that they refuse.
+#[derive(Deserialize)]
+struct RegistryRefusal {
+    errors: Vec<RefusalReason>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RefusalReason {
+    code: String,
+    message: String,
 }
 
 impl RegistryError {
@@ -132,6 +133,7 @@ impl RegistryError {
         matches!(
             self.problem,
             RegistryProblem::Index { .. }
+                | RegistryProblem::NotAManifest { .. }
                 | RegistryProblem::NoComponent { .. }
                 | RegistryProblem::SeveralComponents { .. }
                 | RegistryProblem::SeveralSignatures { .. }
@@ -195,5 +197,22 @@ mod tests {
             assert!(told.chars().count() == TEXT_MAX && told.ends_with('…'), "{told}");
         }
         assert_eq!(brief(&"x".repeat(TEXT_MAX)), "x".repeat(TEXT_MAX));
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_the_words_of_the_registry() {
+        let told = |status: u16, text: &str| {
+            RegistryProblem::of_refusal("r.example", status, Some(text.as_bytes()), "log in").to_string()
+        };
+        let with = |code: &str| format!(r#"{{"errors": [{{"code": "{code}", "message": "slow\ndown"}}]}}"#);
+        assert_eq!(
+            told(429, &with("TOOMANYREQUESTS")),
+            "the registry r.example answers 429: TOOMANYREQUESTS: slow\\ndown"
+        );
+        for text in ["", "<html>", r#"{"errors": []}"#, r#"{"errors": [{}]}"#] {
+            assert_eq!(told(500, text), "the registry r.example answers 500");
+        }
+        assert!(told(401, "").ends_with("log in") && told(400, &with("DENIED")).ends_with("log in"));
+        assert!(told(404, "").contains("no such image") && told(400, &with("NAME_UNKNOWN")).contains("no such image"));
     }
 }

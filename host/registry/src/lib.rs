@@ -21,6 +21,8 @@
 
 #![deny(missing_docs)]
 
+mod access;
+mod answer;
 mod artifact;
 mod client;
 mod credentials;

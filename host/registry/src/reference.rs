@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_client::Reference;
+use oci_spec::distribution::Reference;
 
 /// How settings write the name of an image.
 const SCHEME: &str = "oci://";
@@ -40,7 +40,7 @@ impl ImageReference {
 
     /// The registry and the repository, for credentials that are given for a part of a registry.
     pub(crate) fn path(&self) -> String {
-        format!("{}/{}", self.registry(), self.0.repository())
+        format!("{}/{}", self.registry(), self.repository())
     }
 
     /// The digest that the reference is pinned to: `sha256:…`.
@@ -63,8 +63,14 @@ impl ImageReference {
         })
     }
 
-    pub(crate) fn inner(&self) -> &Reference {
-        &self.0
+    /// The repository, without the registry.
+    pub(crate) fn repository(&self) -> &str {
+        self.0.repository()
+    }
+
+    /// What names the manifest in its repository: the digest if there is one, else the tag.
+    pub(crate) fn manifest(&self) -> &str {
+        self.pin().or(self.tag()).unwrap_or_default()
     }
 }
 

@@ -1,14 +1,16 @@
-//! How a registry is reached: with TLS or without, and by which certificates it is believed.
+//! How a registry is reached: with TLS or without, through which proxy, and by which certificates it is believed.
 //!
-//! It knows no images.
+//! It knows no images and no credentials.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use oci_client::Client;
-use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Url};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::credentials::AuthFile;
 use crate::error::RegistryProblem;
@@ -66,42 +68,56 @@ fn is_loopback(registry: &str) -> bool {
 }
 
 impl RegistrySettings {
-    /// A client for one registry. It is made for each use, so that new certificates and credentials count at once.
-    pub(crate) fn client(&self, registry: &str, patience: Duration) -> Result<Client, RegistryProblem> {
-        // The library asks for the provider of the process. Whoever installs one first decides for all.
-        rustls::crypto::ring::default_provider().install_default().ok();
-        let is_plain = self.plain_http.includes(registry);
-        // A proxy of the library's own makes it ignore those of the environment, and the exceptions are every host: none is used.
-        let own = |value: &str| is_loopback(registry).then(|| value.to_owned());
-        let config = ClientConfig {
-            http_proxy: own("http://127.0.0.1:9"),
-            https_proxy: own("http://127.0.0.1:9"),
-            no_proxy: own("*,0.0.0.0/0,::/0"),
-            protocol: if is_plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            tls_certs_only: if is_plain { Vec::new() } else { authorities(&self.ca_files)? },
-            use_monolithic_push: true,
-            platform_resolver: None,
-            connect_timeout: Some(CONNECT_TIME),
-            read_timeout: Some(patience),
-            user_agent: concat!("outbox/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        };
-        Client::try_from(config).map_err(|err| RegistryProblem::Answer(err.to_string()))
+    /// The address of a registry: `https://HOST/v2/`.
+    pub(crate) fn address(&self, registry: &str) -> Result<Url, RegistryProblem> {
+        let scheme = if self.plain_http.includes(registry) { "http" } else { "https" };
+        let address = format!("{scheme}://{registry}/v2/");
+        address.parse().map_err(|err| RegistryProblem::Answer(format!("{address} is no address: {err}")))
+    }
+
+    /// Whether a registry may have its credentials sent to this address: it has TLS, or the operator lets both the
+    /// registry and the host of the address be reached without.
+    pub(crate) fn may_send(&self, registry: &str, address: &Url) -> bool {
+        let is_plain = || [registry, &host_and_port(address)].iter().all(|host| self.plain_http.includes(host));
+        address.scheme() == "https" || address.scheme() == "http" && is_plain()
+    }
+
+    /// A client for one host. It is made for each use, so that new certificates and credentials count at once. Where the
+    /// host is reached with TLS, it follows no redirect to an address without.
+    pub(crate) fn client(&self, host: &str, patience: Duration, redirects: Policy) -> Result<Client, RegistryProblem> {
+        let builder = Client::builder()
+            .user_agent(concat!("outbox/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIME)
+            .read_timeout(patience)
+            .redirect(redirects)
+            .https_only(!self.plain_http.includes(host))
+            .tls_backend_preconfigured(tls(&self.ca_files)?);
+        let builder = if is_loopback(host) { builder.no_proxy() } else { builder };
+        builder.build().map_err(|err| RegistryProblem::Answer(err.to_string()))
     }
 }
 
-/// The public authorities, and those of the operator's files.
-fn authorities(files: &[PathBuf]) -> Result<Vec<Certificate>, RegistryProblem> {
-    let der = |certificate: &CertificateDer<'_>| Certificate {
-        encoding: CertificateEncoding::Der,
-        data: certificate.to_vec(),
-    };
-    let mut believed: Vec<_> = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(der).collect();
+/// The host of an address, with its port if one is given.
+pub(crate) fn host_and_port(address: &Url) -> String {
+    let host = address.host_str().unwrap_or_default();
+    address.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Believes the public authorities, and those of the operator's files.
+fn tls(files: &[PathBuf]) -> Result<ClientConfig, RegistryProblem> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for file in files {
-        let own = of_file(file).map_err(|reason| RegistryProblem::Authorities { path: file.clone(), reason })?;
-        believed.extend(own.iter().map(der));
+        let refused = |reason| RegistryProblem::Authorities { path: file.clone(), reason };
+        // A bundle of a system may hold certificates that no TLS library takes for an authority.
+        let (added, _ignored) = roots.add_parsable_certificates(of_file(file).map_err(refused)?);
+        if added == 0 {
+            return Err(refused("it holds no certificate of an authority in PEM".to_owned()));
+        }
     }
-    Ok(believed)
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let versions = versions.map_err(|err| RegistryProblem::Answer(err.to_string()))?;
+    Ok(versions.with_root_certificates(roots).with_no_client_auth())
 }
 
 fn of_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -111,8 +127,7 @@ fn of_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
         return Err("it is no file, or larger than 16 MiB".to_owned());
     }
     let certificates = CertificateDer::pem_file_iter(file).map_err(|err| err.to_string())?;
-    let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(|err| err.to_string())?;
-    if certificates.is_empty() { Err("it holds no certificate in PEM".to_owned()) } else { Ok(certificates) }
+    certificates.collect::<Result<_, _>>().map_err(|err| err.to_string())
 }
 
 #[cfg(test)]
@@ -122,8 +137,10 @@ mod tests {
     #[test]
     fn a_file_without_certificates_is_refused_with_its_name() {
         let dir = tempfile::tempdir().unwrap();
-        for file in ["/dev/zero".into(), dir.path().into(), dir.path().join("none.pem")] {
-            let message = authorities(std::slice::from_ref(&file)).unwrap_err().to_string();
+        let empty = dir.path().join("empty.pem");
+        std::fs::write(&empty, "nothing").unwrap();
+        for file in [empty, "/dev/zero".into(), dir.path().into(), dir.path().join("none.pem")] {
+            let message = tls(std::slice::from_ref(&file)).unwrap_err().to_string();
             assert!(message.contains(file.to_str().unwrap()) && message.contains("OUTBOX_CA_FILE"), "{message}");
         }
     }
@@ -141,5 +158,21 @@ mod tests {
             assert!(!plain.includes(registry), "{registry}");
         }
         assert!(!PlainHttp { loopback: false, hosts: Vec::new() }.includes("127.0.0.1:5000"));
+    }
+
+    #[test]
+    fn credentials_go_over_tls_or_to_hosts_that_are_reached_without() {
+        let plain_http = PlainHttp { loopback: true, hosts: vec!["a.example:5000".into()] };
+        let settings = RegistrySettings { plain_http, auth_file: AuthFile::None, ca_files: Vec::new() };
+        let may_send = |registry: &str, address: &str| settings.may_send(registry, &address.parse().unwrap());
+        for address in ["https://b.example/token", "http://a.example:5000/token", "http://127.0.0.1:9/token"] {
+            assert!(may_send("localhost:5000", address), "{address}");
+            assert_eq!(may_send("tls.example", address), address.starts_with("https"), "{address}");
+        }
+        let elsewhere =
+            ["http://b.example/", "http://a.example/", "http://a.example:5000@b.example/", "ftp://localhost/"];
+        for address in elsewhere {
+            assert!(!may_send("localhost:5000", address), "{address}");
+        }
     }
 }
