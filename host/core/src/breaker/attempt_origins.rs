@@ -1,7 +1,8 @@
 //! The requests of one attempt, as the breakers of their origins see them.
 //!
 //! The breakers learn how the requests ended when the attempt has ended: an item counts as failed at an origin only if
-//! its attempt failed. This file does not decide when a breaker opens.
+//! its attempt failed, and the last request there decides. An answer before it, such as a token that was fetched, says
+//! nothing about what fails afterwards. This file does not decide when a breaker opens.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

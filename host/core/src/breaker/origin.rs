@@ -118,23 +118,23 @@ impl OriginBreaker {
         }
     }
 
-    /// A request was answered at `at`. An answer from before the outage, or before the failures since, says nothing about
-    /// them: an attempt can go on for long after its answer.
-    pub(crate) fn succeeded(&mut self, at: Instant) -> Option<BreakerTurn> {
+    /// An attempt ended at `now` whose last request was answered at `at`. An answer from before the outage, or before the
+    /// failures since, says nothing about them: an attempt can go on for long after its answer.
+    pub(crate) fn succeeded(&mut self, at: Instant, now: Instant) -> Option<BreakerTurn> {
         match self {
             Self::Closed(failed) => failed.retain(|_, failed_at| *failed_at > at),
             Self::Open(outage) if at < outage.since => {}
             Self::Open(outage) => {
                 let lasted = at - outage.since;
                 let outage = OriginOutage { pause: PROBE_MIN, probing_since: None, ..outage.clone() };
-                *self = Self::Closing { outage, limit: 1, running: 0, since: at, failed: HashSet::new() };
+                *self = Self::Closing { outage, limit: 1, running: 0, since: now, failed: HashSet::new() };
                 return Some(BreakerTurn::Closed(lasted));
             }
             Self::Closing { since, .. } if at < *since => {}
             Self::Closing { limit, since, failed, .. } => {
                 failed.clear();
                 *limit += 1;
-                if *limit >= RAMP_END || at - *since >= RAMP_MAX {
+                if *limit >= RAMP_END || now - *since >= RAMP_MAX {
                     *self = Self::default();
                 }
             }
@@ -293,7 +293,7 @@ mod tests {
         for id in 1..=100 {
             assert_eq!(fail(&mut breaker, id, now), None);
             if id % 19 == 0 {
-                assert_eq!(breaker.succeeded(now), None);
+                assert_eq!(breaker.succeeded(now, now), None);
             }
         }
     }
@@ -333,11 +333,11 @@ mod tests {
         let mut breaker = opened(start);
         let now = start + PROBE_MIN;
         assert_eq!(breaker.pass(now), Passage::Probe);
-        assert_eq!(breaker.succeeded(now), Some(BreakerTurn::Closed(PROBE_MIN)));
+        assert_eq!(breaker.succeeded(now, now), Some(BreakerTurn::Closed(PROBE_MIN)));
         for limit in 1..RAMP_END {
             assert_eq!((breaker.at_once(now), breaker.pass(now)), (Some(limit), Passage::Returning));
             breaker.returned();
-            assert_eq!(breaker.succeeded(now), None);
+            assert_eq!(breaker.succeeded(now, now), None);
         }
         assert_eq!(breaker.at_once(now), None);
         assert!(breaker.outage(now).is_none());
@@ -347,13 +347,23 @@ mod tests {
     fn a_receiver_that_is_back_gets_as_many_attempts_at_a_time_as_have_succeeded_whatever_else_they_call() {
         let now = Instant::now();
         let mut breaker = opened(now);
-        breaker.succeeded(now);
+        breaker.succeeded(now, now);
         assert_eq!((breaker.pass(now), breaker.pass(now)), (Passage::Returning, Passage::Refused));
         breaker.returned();
-        breaker.succeeded(now);
+        breaker.succeeded(now, now);
         let passages = [(); 3].map(|()| breaker.pass(now));
         assert_eq!(passages, [Passage::Returning, Passage::Returning, Passage::Refused]);
         assert_eq!(breaker.pass(now + RAMP_MAX), Passage::Free);
+    }
+
+    #[test]
+    fn attempts_return_slowly_also_after_a_probe_that_goes_on_for_long_after_its_answer() {
+        let start = Instant::now();
+        let mut breaker = opened(start);
+        let (answered, ended) = (start + PROBE_MIN, start + PROBE_MIN + RAMP_MAX);
+        assert_eq!(breaker.pass(answered), Passage::Probe);
+        assert_eq!(breaker.succeeded(answered, ended), Some(BreakerTurn::Closed(PROBE_MIN)));
+        assert_eq!([breaker.pass(ended), breaker.pass(ended)], [Passage::Returning, Passage::Refused]);
     }
 
     #[test]
@@ -363,9 +373,9 @@ mod tests {
         for id in 1..=19 {
             fail(&mut breaker, id, start + SECOND);
         }
-        breaker.succeeded(start);
+        breaker.succeeded(start, start + SECOND);
         assert_eq!(fail(&mut breaker, 20, start + SECOND), Some(BreakerTurn::Opened));
-        assert_eq!(breaker.succeeded(start), None);
+        assert_eq!(breaker.succeeded(start, start + SECOND), None);
         assert!(breaker.is_open(start + SECOND), "nor that the outage has ended");
     }
 
@@ -384,7 +394,7 @@ mod tests {
         let mut breaker = opened(now);
         now += PROBE_MIN;
         breaker.pass(now);
-        breaker.succeeded(now);
+        breaker.succeeded(now, now);
         now += RAMP_MAX;
         assert_eq!(breaker.at_once(now), None);
         fail(&mut breaker, 1, now);
@@ -398,11 +408,11 @@ mod tests {
         let now = start + PROBE_MIN;
         breaker.pass(now);
         for _ in 0..8 {
-            breaker.succeeded(now);
+            breaker.succeeded(now, now);
         }
         let limits: Vec<_> = (1..=4).map(|id| (fail(&mut breaker, id, now), breaker.at_once(now))).collect();
         assert_eq!(limits, [(None, Some(4)), (None, Some(2)), (None, Some(1)), (None, Some(1))]);
-        breaker.succeeded(now);
+        breaker.succeeded(now, now);
         for id in [1, 1, 1, 2, 3, 4] {
             fail(&mut breaker, id, now);
             assert!(!breaker.is_open(now) && breaker.spares(now), "four items, one of them often");
@@ -425,6 +435,6 @@ mod tests {
         assert_eq!((breaker.pass(end), breaker.at_once(end)), (Passage::Free, None));
         fail(&mut breaker, 1, end);
         assert_eq!(breaker.outage(end).map(|(_, state)| state), Some(BreakerState::Expired));
-        assert_eq!(breaker.succeeded(end), Some(BreakerTurn::Closed(BREAKER_OPEN_MAX)));
+        assert_eq!(breaker.succeeded(end, end), Some(BreakerTurn::Closed(BREAKER_OPEN_MAX)));
     }
 }

@@ -208,7 +208,7 @@ impl OriginsState {
     fn succeeded(&mut self, origin: &str, at: Instant, now: Instant) {
         let Some(known) = self.origins.get_mut(origin) else { return };
         let before = known.status(origin, now);
-        if let (Some(BreakerTurn::Closed(_)), Some(outage)) = (known.breaker.succeeded(at), before) {
+        if let (Some(BreakerTurn::Closed(_)), Some(outage)) = (known.breaker.succeeded(at, now), before) {
             self.news.push(BreakerNews::Closed(outage));
         }
         if known.breaker.is_idle(now) {
