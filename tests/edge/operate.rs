@@ -65,6 +65,13 @@ async fn members_of_the_payload_that_an_operator_hides_are_not_shown() {
         let item = host.send(get(path)).await.json();
         assert_eq!(item["payload"], json!({ "card": { "number": "[redacted]", "of": "Ada" } }), "{path}");
     }
+    for path in ["/items?text=4111", "/items?payload=card.number=4111%201111", "/failures?text=4111"] {
+        let problem = host.send(get(path)).await.problem(400, "invalid-request");
+        assert!(problem["detail"].as_str().unwrap().contains("OUTBOX_REDACT"), "{path}: {problem}");
+    }
+    let order = r#"{"filter": {"status": ["DLQ"], "text": "4111"}, "dry_run": true}"#;
+    host.send(post("/items:replay", &[], order)).await.problem(400, "invalid-request");
+    assert_eq!(host.send(get("/items?payload=card.of=Ada")).await.json()["items"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]

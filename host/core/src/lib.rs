@@ -79,6 +79,7 @@ mod retry;
 pub mod saga;
 mod settlement;
 mod spans;
+mod spellings;
 mod trace;
 mod wildcard;
 
@@ -114,5 +115,6 @@ pub use crate::recording::{RecordedBody, RecordedExchange, RecordedResponse, Rec
 pub use crate::retry::{MAX_RETRY_AFTER, MAX_UNCOUNTED_PERIOD, RetryPolicy};
 pub use crate::settlement::{Circumstances, Settlement, settlement_for};
 pub use crate::spans::{RequestSpan, Span, SpanFact, SpanSink, SpanWork, TracedAttempt};
+pub use crate::spellings::spellings;
 pub use crate::trace::{SpanIds, TRACEPARENT, TRACESTATE, TraceContext, trace_id_of};
 pub use crate::wildcard::wildcard_matches;

@@ -32,7 +32,7 @@ pub(crate) async fn list(
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<ItemPageView>, ApiError> {
     let (filter, page) = filter_and_page(query?.0)?;
-    caller.require_to_search(&filter)?;
+    caller.require_to_search(&filter, &state.settings().redaction)?;
     let _place = state.content_place(&filter).await;
     let page = state.inspect.list(&filter, &page).await?;
     Ok(Json(ItemPageView::of(page, &Sight::of(&caller, &state.settings()))))

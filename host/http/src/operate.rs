@@ -174,7 +174,7 @@ pub(crate) async fn perform(
             Ok(Performed::Report(state.operate.operate(&request).await?))
         }
         Selection::Filter(filter) => {
-            caller.require_to_search(&filter)?;
+            caller.require_to_search(&filter, &state.settings().redaction)?;
             check_names(state, &filter, request.force).await?;
             operate_filter(state, action, filter, request, pace, by).await
         }

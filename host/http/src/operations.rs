@@ -302,7 +302,7 @@ pub(crate) async fn failures(
     query: Result<QueryParameters, QueryRejection>,
 ) -> Result<Json<FailureList>, ApiError> {
     let (filter, page) = filter_and_page(query?.0)?;
-    caller.require_to_search(&filter)?;
+    caller.require_to_search(&filter, &state.settings().redaction)?;
     let _place = state.content_place(&filter).await;
     let failures = if filter.status == [Status::Pending] {
         state.inspect.retrying_failures(&filter, page.limit).await?

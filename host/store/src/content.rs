@@ -35,8 +35,12 @@ impl MemberIs {
     /// Whether the document has the member with the value. A text is compared without its quotes, everything else as it
     /// is written in compact JSON.
     pub(crate) fn holds_in(&self, document: &Value) -> bool {
-        let path = self.path.strip_prefix("$.").unwrap_or(&self.path);
-        path.split('.').try_fold(document, member).is_some_and(|found| self.equals(found))
+        self.names().try_fold(document, member).is_some_and(|found| self.equals(found))
+    }
+
+    /// The names of its path, from the outermost on.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.path.strip_prefix("$.").unwrap_or(&self.path).split('.')
     }
 
     /// Likewise for a header, whose name has no parts and is in any case.

@@ -5,12 +5,13 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::string::FromUtf8Error;
 
 use serde_json::Value;
 
-use outbox_core::{FailedAttempt, RecordedBody, RecordedExchange, RecordedResponse};
+use outbox_core::{FailedAttempt, RecordedBody, RecordedExchange, RecordedResponse, spellings};
 
+use crate::content::MemberIs;
+use crate::filter::Filter;
 use crate::inspect::ItemDetails;
 
 /// What is shown instead of a member.
@@ -51,11 +52,19 @@ impl fmt::Display for Redaction {
 }
 
 impl Redaction {
+    /// The condition of the filter that asks for what is hidden, if there is one: each answer would tell a part of it.
+    pub fn hidden_condition(&self, filter: &Filter) -> Option<String> {
+        let text = filter.text.is_some().then(|| "text".to_owned());
+        let is_hidden = |condition: &&MemberIs| self.paths.iter().any(|path| meets(path, condition));
+        let member = || filter.payload.iter().find(is_hidden).map(|condition| format!("payload={condition}"));
+        text.filter(|_| !self.paths.is_empty()).or_else(member)
+    }
+
     /// What may be shown of an attempt that is in no history, at an item with this payload.
     pub fn veil(&self, payload: &[u8]) -> Veil {
         let mut values = Vec::new();
         self.masked(payload.to_vec(), &mut values);
-        Veil { redaction: self.clone(), hidden: HiddenValues::new(values) }
+        Veil { redaction: self.clone(), hidden: HiddenValues::default().with(&values) }
     }
 
     /// The item as it may be shown.
@@ -66,7 +75,7 @@ impl Redaction {
         let mut values = Vec::new();
         details.item.payload = self.masked(details.item.payload, &mut values);
         details.item.result = details.item.result.map(|result| self.masked(result, &mut values));
-        let hidden = HiddenValues::new(values);
+        let hidden = HiddenValues::default().with(&values);
         details.item.result = details.item.result.map(|result| hidden.document(result));
         details.item.last_error = details.item.last_error.map(|error| hidden.text(&error));
         for attempt in &mut details.failed_attempts {
@@ -84,6 +93,11 @@ impl Redaction {
         let masked = self.paths.iter().filter(|path| mask(&mut json, path, values)).count();
         if masked == 0 { document } else { json.to_string().into_bytes() }
     }
+}
+
+/// Whether the member of the condition is hidden, is in something hidden, or contains it.
+fn meets(path: &[String], condition: &MemberIs) -> bool {
+    path.iter().zip(condition.names()).all(|(hidden, name)| hidden == "*" || hidden == name)
 }
 
 /// Replaces what the path leads to. Returns whether it leads anywhere.
@@ -133,10 +147,11 @@ impl Veil {
 
     /// A payload or a stored value as it may be shown.
     pub fn json(&self, mut value: Value) -> Value {
+        let mut values = Vec::new();
         for path in &self.redaction.paths {
-            mask(&mut value, path, &mut Vec::new());
+            mask(&mut value, path, &mut values);
         }
-        self.hidden.json(&mut value);
+        self.hidden.clone().with(&values).json(&mut value);
         value
     }
 
@@ -144,22 +159,20 @@ impl Veil {
     pub fn result(&self, result: Vec<u8>) -> Vec<u8> {
         let mut values = Vec::new();
         let masked = self.redaction.masked(result, &mut values);
-        self.hidden.document(masked)
+        self.hidden.clone().with(&values).document(masked)
     }
 }
 
-/// Values that are removed from texts.
-#[derive(Clone, Debug)]
+/// Values that are removed from texts, in each way in which JSON, URLs and forms spell them.
+#[derive(Clone, Debug, Default)]
 struct HiddenValues(Vec<String>);
 
 impl HiddenValues {
-    /// The values as they are, and as JSON in a text has them. The longest are removed first, so that no part of one stays.
-    fn new(values: Vec<String>) -> Self {
-        let mut values: Vec<_> =
-            values.into_iter().flat_map(|value| [in_json(&value), in_ascii(&value), value]).collect();
-        values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        values.dedup();
-        Self(values)
+    /// These values and others. The longest are removed first, so that no part of one stays.
+    fn with(mut self, values: &[String]) -> Self {
+        self.0.extend(values.iter().flat_map(|value| spellings(value)));
+        self.0.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        self
     }
 
     fn text(&self, text: &str) -> String {
@@ -168,15 +181,37 @@ impl HiddenValues {
 
     /// The document without the values: JSON stays JSON.
     fn document(&self, bytes: Vec<u8>) -> Vec<u8> {
-        let Ok(shown) = serde_json::from_slice::<Value>(&bytes) else { return self.bytes(bytes) };
+        let Ok(shown) = serde_json::from_slice::<Value>(&bytes) else { return self.bytes(&bytes) };
         let mut hidden = shown.clone();
         self.json(&mut hidden);
         if hidden == shown { bytes } else { hidden.to_string().into_bytes() }
     }
 
-    /// Bytes that are no text stay as they are: no person can read them.
-    fn bytes(&self, bytes: Vec<u8>) -> Vec<u8> {
-        String::from_utf8(bytes).map_or_else(FromUtf8Error::into_bytes, |text| self.text(&text).into_bytes())
+    /// Of bytes that are no text, every text among them.
+    fn bytes(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut shown = Vec::with_capacity(bytes.len());
+        for chunk in bytes.utf8_chunks() {
+            if chunk.valid().len() < LENGTH_MIN {
+                shown.extend_from_slice(chunk.valid().as_bytes());
+            } else {
+                shown.extend(self.text(chunk.valid()).into_bytes());
+            }
+            shown.extend_from_slice(chunk.invalid());
+        }
+        shown
+    }
+
+    /// The beginning of a body, which may end in the beginning of a value.
+    fn beginning(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut shown = self.bytes(bytes);
+        let partial = |value: &String| {
+            (LENGTH_MIN..value.len()).rev().find(|length| shown.ends_with(&value.as_bytes()[..*length]))
+        };
+        if let Some(partial) = self.0.iter().filter_map(partial).max() {
+            shown.truncate(shown.len() - partial);
+            shown.extend_from_slice(REDACTED.as_bytes());
+        }
+        shown
     }
 
     fn attempt(&self, attempt: &mut FailedAttempt) {
@@ -195,7 +230,7 @@ impl HiddenValues {
         for (_, value) in headers {
             *value = self.text(value);
         }
-        body.kept = self.bytes(std::mem::take(&mut body.kept));
+        body.kept = if body.is_whole() { self.bytes(&body.kept) } else { self.beginning(&body.kept) };
     }
 
     fn json(&self, value: &mut Value) {
@@ -207,21 +242,6 @@ impl HiddenValues {
             Value::Number(_) | Value::Bool(_) | Value::Null => {}
         }
     }
-}
-
-/// The text between the quotes of JSON.
-fn in_json(text: &str) -> String {
-    let quoted = Value::from(text).to_string();
-    quoted[1..quoted.len() - 1].to_owned()
-}
-
-/// The same as those write it who escape all that is not ASCII.
-fn in_ascii(text: &str) -> String {
-    let escaped = |unit: u16| format!("\\u{unit:04x}");
-    let of = |c: char| {
-        if c.is_ascii() { c.to_string() } else { c.encode_utf16(&mut [0; 2]).iter().copied().map(escaped).collect() }
-    };
-    in_json(text).chars().map(of).collect()
 }
 
 #[cfg(test)]
@@ -249,14 +269,46 @@ mod tests {
         assert_eq!(masked("*", "no json").0, "no json");
     }
 
+    fn hidden(values: &[&str]) -> HiddenValues {
+        HiddenValues::default().with(&values.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
     #[test]
     fn the_history_repeats_no_value_that_is_hidden() {
-        let hidden = HiddenValues(vec!["4111 1111".into(), "for Ada".into()]);
+        let hidden = hidden(&["4111 1111", "for Ada"]);
         assert_eq!(hidden.text("card 4111 1111 of for Ada"), "card [redacted] of [redacted]");
-        assert_eq!(hidden.bytes(vec![0xff, b'4']), [0xff, b'4']);
         let mut changes = serde_json::json!([{ "before": { "result": "for Ada" } }]);
         hidden.json(&mut changes);
         assert_eq!(changes[0]["before"]["result"], REDACTED);
+    }
+
+    #[test]
+    fn a_value_is_hidden_however_a_request_spells_it() {
+        let address = hidden(&["Große Str. 1\nUlm", "4111 1111"]);
+        for sent in [
+            "Große Str. 1\nUlm",
+            r#"{"to":"Große Str. 1\nUlm"}"#,
+            r#"{"to": "Gro\u00dfe Str. 1\nUlm"}"#,
+            "/?to=Gro%C3%9Fe%20Str.%201%0AUlm&card=4111%201111",
+            "to=Gro%C3%9Fe+Str.+1%0AUlm&card=4111+1111",
+        ] {
+            let shown = address.text(sent);
+            assert!(shown.contains(REDACTED) && !shown.contains("Ulm") && !shown.contains("4111"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_hidden_also_beside_bytes_that_are_no_text_and_where_a_body_was_cut() {
+        let hidden = hidden(&["4111 1111"]);
+        assert_eq!(hidden.bytes(b"\xff\xd8 4111 1111\x80 4"), b"\xff\xd8 [redacted]\x80 4");
+        assert_eq!(hidden.beginning(b"card=4111 11"), b"card=[redacted]");
+        assert_eq!(hidden.beginning(b"card=4111%20"), b"card=[redacted]");
+        let mut body = RecordedBody { sha256: Some("ab".into()), ..RecordedBody::whole("Bearer 4111 1") };
+        hidden.message(&mut [], &mut body);
+        assert_eq!(body.kept, b"Bearer [redacted]");
+        let mut whole = RecordedBody::whole("room 4111");
+        hidden.message(&mut [], &mut whole);
+        assert_eq!(whole.kept, b"room 4111");
     }
 
     #[test]
@@ -265,15 +317,32 @@ mod tests {
         let veil = rules.veil(br#"{"card":"4111 1111"}"#);
         assert_eq!(veil.text("sent 4111 1111"), "sent [redacted]");
         assert_eq!(
-            veil.result(br#"{"card":"77","of":"4111 1111"}"#.into()),
-            br#"{"card":"[redacted]","of":"[redacted]"}"#
+            veil.result(br#"{"card":"5500 77","of":"4111 1111 and 5500 77"}"#.into()),
+            br#"{"card":"[redacted]","of":"[redacted] and [redacted]"}"#
         );
         let escaped = rules.veil("{\"card\":[\"a \\\"b\\\" é\",12345]}".as_bytes());
         let result = escaped.result("{\"of\":\"a \\\"b\\\" é!\",\"n\":12345}".into());
         assert_eq!(String::from_utf8(result).unwrap(), r#"{"n":"[redacted]","of":"[redacted]!"}"#);
         assert_eq!(escaped.text(r#"cut off: {"of":"a \"b\" \u00e9","#), r#"cut off: {"of":"[redacted]","#);
-        let followup = serde_json::json!({ "card": 77, "of": "4111 1111", "total": 5 });
-        assert_eq!(veil.json(followup), serde_json::json!({ "card": REDACTED, "of": REDACTED, "total": 5 }));
+        let followup = serde_json::json!({ "card": 550_077, "of": "4111 1111, 550077", "total": 5 });
+        let shown = serde_json::json!({ "card": REDACTED, "of": "[redacted], [redacted]", "total": 5 });
+        assert_eq!(veil.json(followup), shown);
+    }
+
+    #[test]
+    fn a_filter_asks_for_nothing_that_is_hidden() {
+        let rules: Redaction = "card.number, lines.*.note".parse().unwrap();
+        let with = |condition: &str| Filter { payload: vec![condition.parse().unwrap()], ..Filter::default() };
+        for hidden in ["card.number=4", "$.card.number=4", "card={}", "card.number.first=4", "lines.0.note=x"] {
+            assert_eq!(rules.hidden_condition(&with(hidden)), Some(format!("payload={hidden}")));
+        }
+        for shown in ["order=17", "card.kind=visa", "lines.0.sku=A1"] {
+            assert_eq!(rules.hidden_condition(&with(shown)), None, "{shown}");
+        }
+        let text = Filter { text: Some("4111".into()), ..Filter::default() };
+        assert_eq!(rules.hidden_condition(&text).as_deref(), Some("text"));
+        let nothing = Redaction::default();
+        assert_eq!((nothing.hidden_condition(&text), nothing.hidden_condition(&with("card.number=4"))), (None, None));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
-use outbox_store::Filter;
+use outbox_store::{Filter, Redaction};
 
 use crate::access::rights::{Right, Rights};
 use crate::access::tokens::NamedToken;
@@ -66,10 +66,16 @@ impl Caller {
     }
 
     /// Errors unless the caller may find items by these conditions. Who may not read what items contain may not search
-    /// for it either: each answer would tell a part of it.
-    pub(crate) fn require_to_search(&self, filter: &Filter) -> Result<(), ApiError> {
-        let is_about_content = filter.reads_content() || filter.error.is_some();
-        if is_about_content { self.require(Right::ReadPayload) } else { Ok(()) }
+    /// for it either, and nobody for what is hidden from all: each answer would tell a part of it.
+    pub(crate) fn require_to_search(&self, filter: &Filter, redaction: &Redaction) -> Result<(), ApiError> {
+        if filter.reads_content() || filter.error.is_some() {
+            self.require(Right::ReadPayload)?;
+        }
+        let hidden = |condition| {
+            let why = "asks for what OUTBOX_REDACT may hide: leave it out, or use `outbox list` at the database";
+            Err(ApiError::Invalid(format!("{condition} {why}")))
+        };
+        redaction.hidden_condition(filter).map_or(Ok(()), hidden)
     }
 
     /// The actor of the audit trail: the proven name. Without one, what the caller claims to be, marked as a claim, or
@@ -118,10 +124,25 @@ mod tests {
             Filter { error: Some("17".into()), ..Filter::default() },
             Filter { text: Some("17".into()), ..Filter::default() },
         ] {
-            assert!(admin.require_to_search(&filter).is_ok());
-            let refused = reader.require_to_search(&filter).unwrap_err().to_string();
+            assert!(admin.require_to_search(&filter, &Redaction::default()).is_ok());
+            let refused = reader.require_to_search(&filter, &Redaction::default()).unwrap_err().to_string();
             assert!(refused.contains("read-payload"), "{refused}");
         }
-        assert!(reader.require_to_search(&Filter { cid: Some("c".into()), ..Filter::default() }).is_ok());
+        let of_cid = Filter { cid: Some("c".into()), ..Filter::default() };
+        assert!(reader.require_to_search(&of_cid, &Redaction::default()).is_ok());
+    }
+
+    #[test]
+    fn nobody_may_search_for_what_is_hidden_from_all() {
+        let (admin, hidden) = (Caller::named("a", Role::Admin.rights()), "card.number".parse().unwrap());
+        let with = |condition: &str| Filter { payload: vec![condition.parse().unwrap()], ..Filter::default() };
+        assert!(admin.require_to_search(&with("order=17"), &hidden).is_ok());
+        for (filter, named) in [
+            (with("card.number=4111"), "payload=card.number=4111"),
+            (Filter { text: Some("4111".into()), ..Filter::default() }, "text"),
+        ] {
+            let refused = admin.require_to_search(&filter, &hidden).unwrap_err().to_string();
+            assert!(refused.starts_with(named) && refused.contains("OUTBOX_REDACT"), "{refused}");
+        }
     }
 }

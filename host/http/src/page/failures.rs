@@ -103,7 +103,7 @@ pub(super) async fn failures(
 ) -> Result<Response, ApiError> {
     let glance = visit.glance().await?;
     let asked = Asked::read(query?.0, glance.overview.now)?;
-    visit.caller.require_to_search(&asked.filter)?;
+    visit.caller.require_to_search(&asked.filter, &visit.settings.redaction)?;
     let is_retrying = is_retrying(&asked.filter)?;
     let groups = read_groups(&visit, &asked.filter, is_retrying).await?;
     let (sight, is_live) = (visit.sight(), !asked.costs_much());

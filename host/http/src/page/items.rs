@@ -63,7 +63,7 @@ pub(super) async fn items(
 ) -> Result<Response, ApiError> {
     let glance = visit.glance().await?;
     let asked = Asked::read(query?.0, glance.overview.now)?;
-    visit.caller.require_to_search(&asked.filter)?;
+    visit.caller.require_to_search(&asked.filter, &visit.settings.redaction)?;
     let place = visit.state.content_place(&asked.filter).await;
     let page = visit.state.inspect.list(&narrowed(&asked.filter, &glance), &asked.page).await?;
     drop(place);

@@ -9,7 +9,6 @@ use axum::response::Response;
 use outbox_item::{ItemId, Status};
 use outbox_store::{Filter, Inspect, Page, StoreError, item_with_key};
 
-use crate::access::Right;
 use crate::page::form::FormFields;
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
@@ -39,7 +38,9 @@ pub(super) async fn search(
     if let Some(address) = found(&visit, word).await? {
         return go_to(&address);
     }
-    let query = visit.caller.may(Right::ReadPayload).then(|| query("text", word));
+    let text = Filter { text: Some(word.to_owned()), ..Filter::default() };
+    let may_search = visit.caller.require_to_search(&text, &visit.settings.redaction).is_ok();
+    let query = may_search.then(|| query("text", word));
     shown(&SearchPage { frame: visit.frame("Search", Tab::Items), word: word.to_owned(), query })
 }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, COOKIE, HeaderMap, HeaderName, PROXY_AUTHORIZATION, SET_COOKIE};
 use memchr::memmem;
 
-use outbox_core::{HostWrites, StateChange, StateKeyChange};
+use outbox_core::{HostWrites, StateChange, StateKeyChange, spellings};
 use outbox_item::NewItem;
 
 use crate::outgoing::grant::Grants;
@@ -44,7 +44,8 @@ impl Redactor {
     pub(crate) fn new(grants: &Grants) -> Self {
         let secrets = || grants.http.iter().flat_map(|rule| &rule.secrets);
         let values = secrets().flat_map(|secret| [&secret.value, &secret.token]).filter(|value| !value.is_empty());
-        let mut values: Vec<_> = values.flat_map(|value| spellings(value.as_bytes())).collect();
+        let values = values.flat_map(|value| spellings(&String::from_utf8_lossy(value.as_bytes())));
+        let mut values: Vec<_> = values.map(String::into_bytes).collect();
         values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         values.dedup();
         Self { values, headers: secrets().map(|secret| secret.header.clone()).collect() }
@@ -133,20 +134,6 @@ impl fmt::Debug for Redactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redactor").field("headers", &self.headers).finish_non_exhaustive()
     }
-}
-
-/// A value as it is, as JSON escapes it, and as URLs and forms escape it.
-fn spellings(value: &[u8]) -> Vec<Vec<u8>> {
-    let json = serde_json::Value::from(String::from_utf8_lossy(value)).to_string();
-    let percent = percent_encoded(value);
-    let form = percent.replace("%20", "+");
-    vec![value.to_vec(), json.as_bytes()[1..json.len() - 1].to_vec(), percent.into_bytes(), form.into_bytes()]
-}
-
-fn percent_encoded(value: &[u8]) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    let encoded = |byte: &u8| if is_plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
-    value.iter().map(encoded).collect()
 }
 
 fn replace(bytes: Vec<u8>, value: &[u8]) -> Vec<u8> {
