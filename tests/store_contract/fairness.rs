@@ -5,8 +5,8 @@ use std::time::Duration;
 use outbox::core::KeyLimits;
 use outbox::item::NewItem;
 use outbox::store::{
-    Claim, ClaimRequest, Control, ControlRequest, Execution, ExportPosition, KeyTotals, Record, StuckKind, StuckQuery,
-    unknown_fairness_key,
+    Claim, ClaimBatch, ClaimRequest, Control, ControlRequest, Execution, ExportPosition, KeyTotals, Record, StuckKind,
+    StuckQuery, unknown_fairness_key,
 };
 
 use crate::support::{Fixture, dead, done, item, request, retry, with_streaks};
@@ -27,6 +27,10 @@ promises! {
     a_key_that_is_paused_of_one_type_is_claimed_of_others
     no_suspect_of_a_paused_key_is_claimed
     suspects_keep_to_the_limits_of_their_keys
+    a_suspect_and_a_fresh_item_of_a_key_take_a_token_each
+    a_suspect_of_a_key_that_has_used_up_its_rate_is_waited_for
+    keys_that_have_used_up_their_rate_are_waited_for_only_while_they_have_items
+    a_key_is_found_behind_hundreds_that_have_used_up_their_rate
     unfinished_and_dead_items_are_counted_by_key
     pauses_of_keys_are_moved_to_another_store
     a_key_that_no_item_has_is_unknown_however_many_keys_there_are
@@ -74,6 +78,16 @@ fn limited(per_key: KeyLimits) -> ClaimRequest {
     let mut limited = request(&["mail"], 50);
     limited.types[0].per_key = per_key;
     limited
+}
+
+/// A claim of up to 50 items, of so many of each key in each second.
+fn rated(rate: f64) -> ClaimRequest {
+    limited(KeyLimits { concurrency: None, rate: Some(rate) })
+}
+
+/// Whether the store expects the next token of [`rated`] at 0.5, two seconds after one was taken.
+fn waits_for_token(batch: &ClaimBatch) -> bool {
+    batch.next_available_in == Some(Duration::from_secs(2))
 }
 
 fn command(control: Control) -> ControlRequest {
@@ -215,7 +229,7 @@ mod promise {
 
     pub(super) async fn the_rate_of_a_key_limits_this_key_only(f: Fixture) {
         f.sql(&many("a", 50)).unwrap();
-        let per_second = || limited(KeyLimits { concurrency: None, rate: Some(10.0) });
+        let per_second = || rated(10.0);
         assert_eq!(f.store.claim(&per_second()).await.unwrap().claims.len(), 10);
         f.enqueue(of(Some("b"), "b")).await;
         let batch = f.store.claim(&per_second()).await.unwrap();
@@ -314,9 +328,73 @@ mod promise {
             f.store.settle(&claim.reference(), done()).await.unwrap();
         }
         assert_eq!(keys(&f.store.claim(&one()).await.unwrap().claims), ["a"]);
-        let per_minute = || limited(KeyLimits { concurrency: None, rate: Some(1.0 / 60.0) });
-        assert_eq!(keys(&f.second().await.claim(&per_minute()).await.unwrap().claims), ["a"]);
+        assert_eq!(keys(&f.second().await.claim(&rated(1.0 / 60.0)).await.unwrap().claims), ["a"]);
         assert_eq!(f.sql("SELECT count(*) FROM outbox_key_rates").unwrap(), "1", "a suspect takes a token");
+    }
+
+    /// Enqueues an item of the key and loses it.
+    async fn lose_one(f: &Fixture, key: &str) {
+        f.enqueue(of(Some(key), "lost")).await;
+        f.claim_one("mail").await;
+        f.clock.advance(Duration::from_mins(2));
+        f.store.expire_leases(&[]).await.unwrap();
+    }
+
+    pub(super) async fn a_suspect_and_a_fresh_item_of_a_key_take_a_token_each(f: Fixture) {
+        lose_one(&f, "a").await;
+        f.sql(&many("a", 9)).unwrap();
+        let first = f.store.claim(&rated(4.0)).await.unwrap();
+        let losses: Vec<_> = first.claims.iter().map(|claim| claim.item.losses).collect();
+        assert_eq!(losses, [1, 0, 0, 0], "there were four tokens");
+        assert!(first.next_available_in.is_some_and(|wait| wait <= Duration::from_millis(250)), "{first:?}");
+        assert!(f.second().await.claim(&rated(4.0)).await.unwrap().claims.is_empty());
+    }
+
+    pub(super) async fn a_suspect_of_a_key_that_has_used_up_its_rate_is_waited_for(f: Fixture) {
+        for name in ["1", "2"] {
+            f.enqueue(of(Some("a"), name)).await;
+        }
+        assert_eq!(f.claim("mail", 9).await.len(), 2);
+        f.clock.advance(Duration::from_mins(2));
+        f.store.expire_leases(&[]).await.unwrap();
+        let first = f.store.claim(&rated(0.5)).await.unwrap();
+        assert!(first.claims.len() == 1 && waits_for_token(&first));
+        f.store.settle(&first.claims[0].reference(), done()).await.unwrap();
+        let none = f.store.claim(&rated(0.5)).await.unwrap();
+        assert!(none.claims.is_empty() && waits_for_token(&none));
+        f.clock.advance(Duration::from_secs(2));
+        assert_eq!(f.store.claim(&rated(0.5)).await.unwrap().claims.len(), 1);
+    }
+
+    pub(super) async fn keys_that_have_used_up_their_rate_are_waited_for_only_while_they_have_items(f: Fixture) {
+        for (key, name) in [("a", "a1"), ("b", "b1"), ("b", "b2")] {
+            f.enqueue(of(Some(key), name)).await;
+        }
+        let first = f.store.claim(&rated(0.5)).await.unwrap();
+        assert_eq!(first.claims.len(), 2);
+        assert!(waits_for_token(&first));
+        f.clock.advance(Duration::from_secs(2));
+        let last = f.store.claim(&rated(0.5)).await.unwrap();
+        assert_eq!(keys(&last.claims), ["b"]);
+        assert!(!waits_for_token(&last), "no item is left");
+        assert!(!waits_for_token(&f.store.claim(&rated(0.5)).await.unwrap()));
+    }
+
+    pub(super) async fn a_key_is_found_behind_hundreds_that_have_used_up_their_rate(f: Fixture) {
+        let two_of_each = "WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1199)
+            INSERT INTO outbox_items (type, idem_key, payload, fairness_key, available_at)
+            SELECT 'mail', 'i' || n, '{}', 'k-' || (n / 2), 0 FROM numbers";
+        f.sql(two_of_each).unwrap();
+        f.enqueue(of(Some("z"), "z")).await;
+        let mut found = Vec::new();
+        for _ in 0..40 {
+            let claims = f.store.claim(&rated(0.5)).await.unwrap().claims;
+            found.extend(claims.into_iter().filter_map(|claim| claim.item.fairness_key));
+        }
+        let all = found.len();
+        found.sort();
+        found.dedup();
+        assert_eq!((all, found.len()), (601, 601), "one of each key");
     }
 
     pub(super) async fn unfinished_and_dead_items_are_counted_by_key(f: Fixture) {

@@ -24,7 +24,7 @@ use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
 use crate::claim_limits::{Budgets, budgets, take_tokens};
 use crate::claim_lines::{Line, Lines, count};
 use crate::error::PgError;
-use crate::fair_keys::{self, LimitedSuspects};
+use crate::fair_keys;
 use crate::fair_share::fair_share;
 use crate::leases::{drop_missing, missing_in};
 use crate::looks::{Look, Looks};
@@ -88,8 +88,8 @@ struct ClaimRun<'a> {
     look: Look,
     last_served: &'a LastServed,
     lines: Lines,
-    /// The suspects that may be claimed of types whose fairness keys have limits, by the place of the type.
-    limited_suspects: HashMap<usize, LimitedSuspects>,
+    /// How long until a fairness key of suspects that has used up its rate has a token again.
+    suspects_in: Option<Duration>,
     /// Whether a further call may find items that this one was kept from.
     is_more: bool,
     /// Whether another transaction was working on limits or ordering keys of items that this call was kept from.
@@ -168,7 +168,7 @@ impl<'a> ClaimRun<'a> {
             look,
             last_served,
             lines,
-            limited_suspects: HashMap::new(),
+            suspects_in: None,
             is_more,
             is_busy,
             lone_suspect_waits,
@@ -180,7 +180,8 @@ impl<'a> ClaimRun<'a> {
     /// Claims the suspects of one type that may run together, and returns how. Those that have no attempt left are
     /// dead-lettered, and the next call takes their places.
     async fn lease_suspects(&mut self, tx: &WriteTx<'_>) -> Result<SuspectRun, PgError> {
-        self.limited_suspects = fair_keys::limited_suspects(tx, self.request, &mut self.budgets.of_types).await?;
+        let limited = fair_keys::limited_suspects(tx, self.request, &mut self.budgets.of_types).await?;
+        self.suspects_in = limited.values().filter_map(|found| found.rooms.until_next_token()).min();
         let Some((place, most_losses)) = self.most_suspect() else { return Ok(SuspectRun::None) };
         let SuspectTerms { room, budget, .. } = self.request.suspects;
         let run = budget.run(room, most_losses, self.request.types[place].max_retries);
@@ -190,7 +191,8 @@ impl<'a> ClaimRun<'a> {
             SuspectRun::Beside(most) => most,
             SuspectRun::Alone => 1,
         };
-        let of_key = self.limited_suspects.get(&place).map(|suspects| suspects.key.clone());
+        let limited = limited.get(&place);
+        let of_key = limited.and_then(|found| found.first.as_ref()).map(|(key, _)| key.clone());
         // Where keys have limits, it is one at a time: so no key gets more than it may.
         let most = if of_key.is_some() { most.min(1) } else { most };
         let mut shares = vec![0; self.lines.all.len()];
@@ -202,6 +204,10 @@ impl<'a> ClaimRun<'a> {
         let losses = budget.losses_in_run(most_losses, self.request.types[place].max_retries);
         let read = self.lease_and_read(tx, &shares, &QueuePart::Suspects { losses, of_key }).await?;
         self.is_more |= read == ReadResult::Refused;
+        if let Some(limited) = limited {
+            let refilled = limited.take_tokens(tx, &self.request.types[place], &self.claims).await?;
+            self.suspects_in = self.suspects_in.into_iter().chain(refilled).min();
+        }
         Ok(if self.claims.is_empty() { SuspectRun::None } else { run })
     }
 
@@ -377,15 +383,15 @@ impl<'a> ClaimRun<'a> {
         let is_lease_full = (0..request.types.len()).any(|place| lines.leased_of(place) >= LEASE_MAX);
         let is_more = is_more || is_lease_full || count(&refused) >= REFUSED_MAX;
         take_tokens(tx, &budgets.of_types, &claims).await?;
+        self.looks.record_quiet(request, |place| lines.is_quiet(place));
+        let mut next_key_in = lines.record_served(request, self.last_served);
         for (place, terms) in request.types.iter().enumerate() {
-            if let Some(rooms) =
-                lines.rooms(place).or_else(|| self.limited_suspects.get(&place).map(|found| &found.rooms))
-            {
-                fair_keys::take_tokens(tx, terms, rooms, &claims).await?;
+            if let Some(rooms) = lines.rooms(place) {
+                let fresh = claims.iter().filter(|claim| claim.token != request.suspects.token);
+                let refilled = fair_keys::take_tokens(tx, terms, rooms, fresh).await?;
+                next_key_in = next_key_in.into_iter().chain(refilled).min();
             }
         }
-        self.looks.record_quiet(request, |place| lines.is_quiet(place));
-        let next_key_in = lines.record_served(request, self.last_served);
         let (refused, ends): (Vec<_>, Vec<_>) = refused.into_iter().map(|refused| (refused.item, refused.end)).unzip();
         begin_runs_if_none(tx, claims.iter().map(|claim| &claim.item).chain(&refused)).await?;
         let given_back = write_claim_ends(tx, &ends).await?;
@@ -394,7 +400,7 @@ impl<'a> ClaimRun<'a> {
         let busy = is_busy.then_some(BUSY_DELAY);
         let more = is_more.then_some(Duration::ZERO);
         let next_available_in = timed.chain(busy).chain(more).chain(look.full_again_in(Instant::now()));
-        let next_available_in = next_available_in.chain(next_key_in).min();
+        let next_available_in = next_available_in.chain(next_key_in).chain(self.suspects_in).min();
         interleave(&mut claims);
         Ok(ClaimBatch { claims, next_available_in, lone_suspect_waits })
     }

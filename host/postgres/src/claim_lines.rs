@@ -208,7 +208,7 @@ mod tests {
     fn due(keys: &[&str], has_more: bool) -> DueKeys {
         let claimed = HashMap::from([("busy".to_owned(), 2)]);
         let limits = KeyLimits { concurrency: Some(3), rate: None };
-        let rooms = KeyRooms::new(limits, Millis::new(1), claimed, HashMap::new());
+        let rooms = KeyRooms::new(limits, Millis::new(1), claimed);
         DueKeys { keys: keys.iter().map(|key| (*key).to_owned()).collect(), cut_at: None, has_more, rooms }
     }
 

@@ -4,6 +4,7 @@
 //! key are taken, by the function `outbox.claim` of the schema.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio_postgres::Row;
 
@@ -38,17 +39,18 @@ pub(crate) async fn due_keys(
     let terms: Vec<_> = wanted.iter().map(|(place, _)| &request.types[*place]).collect();
     let rooms = rooms(tx, &terms).await?;
     let kinds: Vec<_> = terms.iter().map(|terms| terms.item_type.as_str()).collect();
+    let rates: Vec<_> = terms.iter().map(|terms| terms.per_key.rate).collect();
     let last: Vec<_> = kinds.iter().map(|kind| last_served.last(kind)).collect();
     let most: Vec<_> = wanted.iter().map(|(_, limit)| keys_wanted(*limit).cast_signed()).collect();
     let full = kinds.iter().zip(&rooms).flat_map(|(kind, rooms)| rooms.full().into_iter().map(move |key| (*kind, key)));
     let (full_kinds, full_keys): (Vec<_>, Vec<_>) = full.unzip();
     let (looked_at, due_most) = (LOOKED_AT_MAX.cast_signed(), DUE_MAX.cast_signed());
-    let values: Values<'_> = &[&kinds, &last, &most, &full_kinds, &full_keys, &tx.now.get(), &looked_at, &due_most];
-    let rows = tx.rows(DUE_KEYS, values).await?;
+    let what: Values<'_> = &[&kinds, &last, &most, &rates, &full_kinds, &full_keys];
+    let rows = tx.rows(DUE_KEYS, &[what, &[&tx.now.get(), &looked_at, &due_most]].concat()).await?;
     let mut found: Vec<_> = rooms.into_iter().map(DueKeys::none).collect();
     for row in rows {
         let place = usize::try_from(row.try_get::<_, i64>(0)?).unwrap_or_default().wrapping_sub(1);
-        found[place].add(row.try_get(1)?, row.try_get(2)?);
+        found[place].add(&row)?;
     }
     for (found, most) in found.iter_mut().zip(most) {
         found.has_more = found.cut_at.is_some() || found.keys.len() >= usize::try_from(most).unwrap_or_default();
@@ -56,13 +58,17 @@ pub(crate) async fn due_keys(
     Ok(found)
 }
 
-const DUE_KEYS: &str = "SELECT wanted.place, due.key, due.is_due
-    FROM unnest($1::text[], $2::text[], $3::integer[]) WITH ORDINALITY AS wanted (kind, last, most, place)
+/// SQL: the keys, each with the tokens of its bucket and when it had them, if it has one.
+const DUE_KEYS: &str = "SELECT wanted.place, due.key, due.state, bucket.tokens, bucket.filled_at
+    FROM unnest($1::text[], $2::text[], $3::integer[], $4::double precision[])
+             WITH ORDINALITY AS wanted (kind, last, most, rate, place)
          CROSS JOIN LATERAL outbox.due_keys(
              wanted.kind, wanted.last,
              (SELECT coalesce(jsonb_object_agg(busy.key, true), '{}')
-              FROM unnest($4::text[], $5::text[]) AS busy (kind, key) WHERE busy.kind = wanted.kind),
-             $6, wanted.most, $7, $8) WITH ORDINALITY AS due (key, is_due, nth)
+              FROM unnest($5::text[], $6::text[]) AS busy (kind, key) WHERE busy.kind = wanted.kind),
+             wanted.rate, $7, wanted.most, $8, $9) WITH ORDINALITY AS due (key, state, nth)
+         LEFT JOIN outbox.key_rates AS bucket
+             ON wanted.rate IS NOT NULL AND bucket.type = wanted.kind AND bucket.fairness_key = due.key
     ORDER BY wanted.place, due.nth";
 
 impl DueKeys {
@@ -70,52 +76,67 @@ impl DueKeys {
         Self { keys: Vec::new(), cut_at: None, has_more: false, rooms }
     }
 
-    fn add(&mut self, key: String, is_due: bool) {
-        if is_due { self.keys.push(key) } else { self.cut_at = Some(key) }
+    fn add(&mut self, row: &Row) -> Result<(), PgError> {
+        let (key, state): (String, &str) = (row.try_get(1)?, row.try_get(2)?);
+        let bucket = row.try_get::<_, Option<f64>>(3)?.zip(row.try_get::<_, Option<i64>>(4)?);
+        if state == "cut" {
+            self.cut_at = Some(key);
+            return Ok(());
+        }
+        if let Some((tokens, filled_at)) = bucket {
+            self.rooms.look_up(key.clone(), (tokens, Millis::new(filled_at)));
+        }
+        if state == "due" {
+            self.keys.push(key);
+        }
+        Ok(())
     }
 }
 
-/// What may be claimed of each key of these types at `tx.now`. Reads nothing where no limit asks for it.
+/// What may be claimed of each key of these types at `tx.now`, as far as its claims say. Reads nothing where no limit
+/// asks for it.
 async fn rooms(tx: &WriteTx<'_>, terms: &[&ClaimTerms]) -> Result<Vec<KeyRooms>, PgError> {
-    let with = |is_limited: fn(&ClaimTerms) -> bool| {
-        let limited = terms.iter().filter(move |terms| is_limited(terms));
-        limited.map(|terms| terms.item_type.as_str()).collect::<Vec<_>>()
-    };
+    let counted = terms.iter().filter(|terms| terms.per_key.concurrency.is_some());
+    let counted: Vec<_> = counted.map(|terms| terms.item_type.as_str()).collect();
     let mut claimed: HashMap<String, HashMap<String, u32>> = HashMap::new();
-    let counted = with(|terms| terms.per_key.concurrency.is_some());
     if !counted.is_empty() {
         for row in tx.rows("SELECT kind, key, claimed FROM outbox.claimed_of_keys($1)", &[&counted]).await? {
             let items = u32::try_from(unsigned(&row, 2)?).unwrap_or(u32::MAX);
             claimed.entry(row.try_get(0)?).or_default().insert(row.try_get(1)?, items);
         }
     }
-    let mut buckets: HashMap<String, HashMap<String, (f64, Millis)>> = HashMap::new();
-    let rated = with(|terms| terms.per_key.rate.is_some());
-    if !rated.is_empty() {
-        let sql = "SELECT type, fairness_key, tokens, filled_at FROM outbox.key_rates WHERE type = ANY ($1)";
-        for row in tx.rows(sql, &[&rated]).await? {
-            buckets.entry(row.try_get(0)?).or_default().insert(row.try_get(1)?, bucket(&row)?);
-        }
-    }
     let mut rooms = |terms: &&ClaimTerms| {
-        let claimed = claimed.remove(&terms.item_type).unwrap_or_default();
-        KeyRooms::new(terms.per_key, tx.now, claimed, buckets.remove(&terms.item_type).unwrap_or_default())
+        KeyRooms::new(terms.per_key, tx.now, claimed.remove(&terms.item_type).unwrap_or_default())
     };
     Ok(terms.iter().map(&mut rooms).collect())
 }
 
 /// What may be claimed of the suspects of a type whose fairness keys have limits.
 pub(crate) struct LimitedSuspects {
-    /// The key of the one that was lost most often, of those whose keys have room; empty if it has none.
-    pub(crate) key: String,
-    /// Its losses.
-    pub(crate) most_losses: u32,
+    /// The fairness key of the one that was lost most often, of those whose keys have room, the empty text for none, and
+    /// its losses; `None` when none has room.
+    pub(crate) first: Option<(String, u32)>,
     /// What may be claimed of each key.
     pub(crate) rooms: KeyRooms,
 }
 
-/// The suspects that may be claimed of types whose fairness keys have limits, by the place of the type. The budgets of
-/// these types know of no others afterwards.
+impl LimitedSuspects {
+    /// Takes the tokens of claimed suspects at once: what is claimed of their keys afterwards is beside them. Returns how
+    /// long until a key that has used up its rate has a token again.
+    pub(crate) async fn take_tokens(
+        &self,
+        tx: &WriteTx<'_>,
+        terms: &ClaimTerms,
+        claims: &[Claim],
+    ) -> Result<Option<Duration>, PgError> {
+        take_tokens(tx, terms, &self.rooms, claims.iter()).await?;
+        let keys = claims.iter().filter_map(|claim| claim.item.fairness_key.as_deref());
+        Ok(keys.filter_map(|key| self.rooms.until_token_of(key, 1)).min())
+    }
+}
+
+/// The suspects of types whose fairness keys have limits, by the place of the type. The budgets of these types know of no
+/// others afterwards.
 pub(crate) async fn limited_suspects(
     tx: &WriteTx<'_>,
     request: &ClaimRequest,
@@ -127,15 +148,21 @@ pub(crate) async fn limited_suspects(
             continue;
         }
         let found = suspects_with_room(tx, terms).await?;
-        budget.most_losses = found.as_ref().map_or(0, |found| found.most_losses);
-        limited.extend(found.map(|found| (place, found)));
+        budget.most_losses = found.first.as_ref().map_or(0, |(_, losses)| *losses);
+        limited.insert(place, found);
     }
     Ok(limited)
 }
 
-/// The suspects of the type that are due, without those of full and of paused keys; `None` when there are none.
-async fn suspects_with_room(tx: &WriteTx<'_>, terms: &ClaimTerms) -> Result<Option<LimitedSuspects>, PgError> {
-    let Some(rooms) = rooms(tx, &[terms]).await?.pop() else { return Ok(None) };
+/// The suspects of the type that are due, of which the first is of no full and of no paused key.
+async fn suspects_with_room(tx: &WriteTx<'_>, terms: &ClaimTerms) -> Result<LimitedSuspects, PgError> {
+    let rooms = rooms(tx, &[terms]).await?.pop();
+    let mut rooms = rooms.unwrap_or_else(|| KeyRooms::new(terms.per_key, tx.now, HashMap::new()));
+    if terms.per_key.rate.is_some() {
+        for row in tx.rows(BUCKETS_OF_SUSPECTS, &[&terms.item_type, &tx.now.get()]).await? {
+            rooms.look_up(row.try_get(0)?, (row.try_get(1)?, Millis::new(row.try_get(2)?)));
+        }
+    }
     let sql = "SELECT coalesce(fairness_key, ''), losses FROM outbox.queue
                WHERE type = $1 AND NOT held AND losses > 0 AND available_at <= $2
                  AND (fairness_key IS NULL OR fairness_key <> ALL ($3) AND NOT EXISTS (
@@ -143,39 +170,62 @@ async fn suspects_with_room(tx: &WriteTx<'_>, terms: &ClaimTerms) -> Result<Opti
                      WHERE pause.fairness_key = queue.fairness_key AND pause.type IN ('', $1)))
                ORDER BY type, losses DESC, available_at, id LIMIT 1";
     let found = tx.rows(sql, &[&terms.item_type, &tx.now.get(), &rooms.full()]).await?;
-    let Some(row) = found.first() else { return Ok(None) };
-    let (key, losses): (String, i32) = (row.try_get(0)?, row.try_get(1)?);
-    Ok(Some(LimitedSuspects { key, most_losses: losses.cast_unsigned(), rooms }))
+    let first = match found.first() {
+        Some(row) => Some((row.try_get(0)?, row.try_get::<_, i32>(1)?.cast_unsigned())),
+        None => None,
+    };
+    Ok(LimitedSuspects { first, rooms })
 }
 
-fn bucket(row: &Row) -> Result<(f64, Millis), PgError> {
-    Ok((row.try_get(2)?, Millis::new(row.try_get(3)?)))
-}
+const BUCKETS_OF_SUSPECTS: &str = "SELECT fairness_key, tokens, filled_at FROM outbox.key_rates
+    WHERE type = $1 AND fairness_key IN (
+        SELECT fairness_key FROM outbox.queue WHERE type = $1 AND NOT held AND losses > 0 AND available_at <= $2)";
 
-/// Takes one token per claim of the type out of the buckets of the keys, and deletes those that are full by now.
+/// Takes one token per claim of the type out of the buckets of the keys, and deletes those that are full by now. Returns
+/// how long until a key that has used up its rate, and of which more is due, has a token again.
 pub(crate) async fn take_tokens(
     tx: &WriteTx<'_>,
     terms: &ClaimTerms,
     rooms: &KeyRooms,
-    claims: &[Claim],
-) -> Result<(), PgError> {
-    let Some(rate) = terms.per_key.rate else { return Ok(()) };
+    claims: impl Iterator<Item = &Claim>,
+) -> Result<Option<Duration>, PgError> {
+    let Some(rate) = terms.per_key.rate else { return Ok(None) };
     let mut taken: HashMap<&str, u32> = HashMap::new();
-    let of_type = claims.iter().filter(|claim| claim.item.item_type == terms.item_type);
+    let of_type = claims.filter(|claim| claim.item.item_type == terms.item_type);
     for key in of_type.filter_map(|claim| claim.item.fairness_key.as_deref()) {
         *taken.entry(key).or_default() += 1;
     }
-    let (keys, left): (Vec<_>, Vec<_>) =
-        taken.into_iter().map(|(key, taken)| (key, rooms.tokens_left(key, taken))).unzip();
-    if keys.is_empty() {
-        return Ok(());
+    if taken.is_empty() {
+        return Ok(None);
     }
-    let sql = "INSERT INTO outbox.key_rates (type, fairness_key, tokens, filled_at)
-               SELECT $1, new.key, new.tokens, $4
-               FROM unnest($2::text[], $3::double precision[]) AS new (key, tokens)
-               ON CONFLICT (type, fairness_key) DO UPDATE
-               SET tokens = excluded.tokens, filled_at = excluded.filled_at";
-    tx.rows(sql, &[&terms.item_type, &keys, &left, &tx.now.get()]).await?;
+    let (keys, left): (Vec<_>, Vec<_>) =
+        taken.iter().map(|(key, taken)| (*key, rooms.tokens_left(key, *taken))).unzip();
+    tx.rows(SET_BUCKETS, &[&terms.item_type, &keys, &left, &tx.now.get()]).await?;
     let sql = "DELETE FROM outbox.key_rates WHERE type = $1 AND filled_at < $2";
-    tx.rows(sql, &[&terms.item_type, &full_since(rate, tx.now).get()]).await.map(drop)
+    tx.rows(sql, &[&terms.item_type, &full_since(rate, tx.now).get()]).await?;
+    let spent: HashMap<_, _> =
+        taken.iter().filter_map(|(key, taken)| Some((*key, rooms.until_token_of(key, *taken)?))).collect();
+    until_token_of_due(tx, terms, &spent).await
+}
+
+const SET_BUCKETS: &str = "INSERT INTO outbox.key_rates (type, fairness_key, tokens, filled_at)
+    SELECT $1, new.key, new.tokens, $4 FROM unnest($2::text[], $3::double precision[]) AS new (key, tokens)
+    ON CONFLICT (type, fairness_key) DO UPDATE SET tokens = excluded.tokens, filled_at = excluded.filled_at";
+
+/// The shortest wait of these keys of which more is due.
+async fn until_token_of_due(
+    tx: &WriteTx<'_>,
+    terms: &ClaimTerms,
+    waits: &HashMap<&str, Duration>,
+) -> Result<Option<Duration>, PgError> {
+    if waits.is_empty() {
+        return Ok(None);
+    }
+    let keys: Vec<_> = waits.keys().copied().collect();
+    let mut shortest = None;
+    let sql = "SELECT outbox.still_due($1, $2, $3)";
+    for row in tx.rows(sql, &[&terms.item_type, &keys, &tx.now.get()]).await? {
+        shortest = shortest.into_iter().chain(waits.get(row.try_get::<_, &str>(0)?).copied()).min();
+    }
+    Ok(shortest)
 }

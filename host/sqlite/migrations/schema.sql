@@ -531,6 +531,8 @@ CREATE TABLE outbox_key_rates (
 
 CREATE TABLE outbox_pods (
     instance TEXT PRIMARY KEY,
+CREATE INDEX outbox_key_rates_filled ON outbox_key_rates (type, filled_at);
+
     role TEXT,
     ready INTEGER NOT NULL CHECK (ready IN (0, 1)),
     heartbeat_at INTEGER NOT NULL,

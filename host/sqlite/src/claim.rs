@@ -76,7 +76,8 @@ fn claim_type(
         let asked = left.min(progress.droppable());
         let taken = if asked == 0 { Vec::new() } else { take(tx, terms, asked, progress)? };
         let claims = lease_items(tx, request, terms, terms.token, &taken)?;
-        fair_keys::take_tokens(tx, terms, &claims)?;
+        let refilled = fair_keys::take_tokens(tx, terms, &claims)?;
+        wait_at_most(&mut progress.batch, [refilled]);
         left = left.saturating_sub(progress.add(taken.len(), claims));
         if asked == 0 || count(taken.len()) < asked {
             break;

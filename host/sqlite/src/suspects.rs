@@ -72,7 +72,7 @@ fn most_losses(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<Option<
 
 /// The first suspect whose fairness key has room, and its losses.
 fn first_with_room(tx: &WriteTx<'_>, terms: &ClaimTerms) -> rusqlite::Result<Option<(ItemId, u32)>> {
-    let full = json!(fair_keys::rooms(tx, terms)?.full()).to_string();
+    let full = json!(fair_keys::rooms_of_suspects(tx, terms)?.full()).to_string();
     let mut select = tx.connection.prepare_cached(FIRST_WITH_ROOM)?;
     let read = |row: &Row<'_>| Ok((ItemId::new(cell(row, 0)?), cell(row, 1)?));
     select.query_row(params![terms.item_type, tx.now.get(), full], read).optional()
@@ -110,7 +110,8 @@ fn claim_some(
     let taken = take(tx, terms, limit)?;
     let mut claims = lease_items(tx, request, terms, request.suspects.token, &taken)?;
     claims.sort_by_key(|Claim { item, .. }| (Reverse(item.losses), item.available_at, item.id));
-    fair_keys::take_tokens(tx, terms, &claims)?;
+    let refilled = fair_keys::take_tokens(tx, terms, &claims)?;
+    wait_at_most(&mut progress.batch, [refilled]);
     let claimed = progress.add(taken.len(), claims);
     if claimed < count(taken.len()) {
         progress.batch.next_available_in = Some(Duration::ZERO);
@@ -146,13 +147,16 @@ const TAKE: &str = concat!(
     " ORDER BY losses DESC, available_at, id LIMIT ?3) RETURNING id, available_at, again"
 );
 
-/// Lowers `next_available_in` to the time until a suspect of the type becomes available.
+/// Lowers `next_available_in` to the time until a suspect of the type becomes available, or until the fairness key of one
+/// that has used up its rate has a token again.
 pub(crate) fn record_next_available(
     tx: &WriteTx<'_>,
     terms: &ClaimTerms,
     claimed: &mut ClaimBatch,
 ) -> rusqlite::Result<()> {
-    wait_at_most(claimed, [until_next(tx, NEXT_AVAILABLE, terms)?]);
+    let is_rated = terms.per_key.rate.is_some();
+    let refilled = if is_rated { fair_keys::rooms_of_suspects(tx, terms)?.until_next_token() } else { None };
+    wait_at_most(claimed, [until_next(tx, NEXT_AVAILABLE, terms)?, refilled]);
     Ok(())
 }
 

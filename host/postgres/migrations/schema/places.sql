@@ -230,7 +230,8 @@ CREATE TABLE outbox.key_rates (
     tokens double precision NOT NULL,
     filled_at bigint NOT NULL,
     PRIMARY KEY (type, fairness_key)
-) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0);
+) WITH (autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0);
+CREATE INDEX key_rates_filled ON outbox.key_rates (type, filled_at);
 
 -- Paused fairness keys: no worker claims their items of the type. The type is '' for those of every type.
 CREATE TABLE outbox.key_pauses (

@@ -181,14 +181,27 @@ BEGIN
     ORDER BY wanted.place;
 END $$;
 
--- Fairness keys of the type with items that are due, in the order in which they are served: those after the key `last`, the items
--- without a key, which have the key '', then those up to `last`. Keys in `left_out` and paused ones are left out. Looks for
--- `most` keys, and at `looked_at` at most. A look that ends there has in addition the keys of the `due_most` items that
--- are due for the longest time, items without a key, and a last row that is not due: the key at which it ended.
+-- Whether a fairness key of the type has used up its rate of so many items in each second. The host computes its wait with
+-- another rounding: where this finds no token, the host must find none either. The settings of outbox.due_keys hold here.
+CREATE FUNCTION outbox.is_spent(kind text, key text, rate double precision, at bigint) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM outbox.key_rates
+        WHERE type = kind AND fairness_key = key AND filled_at <= at + 1000
+          AND greatest(tokens, -greatest(rate, 1)) + rate * greatest(at - filled_at, 0) / 1000 < 1 - 1e-9);
+END $$;
+
+-- Fairness keys of the type with items that are due, in the order in which they are served: those after the key `last`,
+-- the items without a key, which have the key '', then those up to `last`. Their `state` is 'due', or 'spent' where they
+-- have used up the rate. Keys in `left_out` and paused ones are left out. Looks for `most` keys that are not spent, and at
+-- `looked_at` at most. A look that ends there has in addition the keys of the `due_most` items that are due for the longest
+-- time, items without a key, and a last row with the state 'cut': the key at which it ended.
 CREATE FUNCTION outbox.due_keys(
-    kind text, last text, left_out jsonb, at bigint, most integer, looked_at integer, due_most integer
+    kind text, last text, left_out jsonb, rate double precision, at bigint, most integer, looked_at integer,
+    due_most integer
 )
-RETURNS TABLE (key text, is_due boolean) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
+RETURNS TABLE (key text, state text) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -197,6 +210,7 @@ DECLARE
     due bigint;
     next_key text COLLATE "C";
     found_keys text[] := '{}';
+    spent_keys text[] := '{}';
     is_second_lap boolean := false;
 BEGIN
     FOR step IN 1..looked_at LOOP
@@ -215,33 +229,52 @@ BEGIN
             IF EXISTS (SELECT FROM outbox.queue
                        WHERE type = kind AND NOT held AND losses = 0 AND fairness_key IS NULL AND available_at <= at) THEN
                 found_keys := array_append(found_keys, '');
-                RETURN QUERY SELECT '', true;
+                RETURN QUERY SELECT '', 'due';
             END IF;
         ELSE
             place := next_key;
             IF due <= at AND NOT left_out ? next_key AND NOT EXISTS (
                 SELECT FROM outbox.key_pauses AS pause WHERE pause.fairness_key = next_key AND pause.type IN ('', kind)) THEN
-                found_keys := array_append(found_keys, next_key);
-                RETURN QUERY SELECT next_key, true;
+                IF rate IS NOT NULL AND outbox.is_spent(kind, next_key, rate, at) THEN
+                    spent_keys := array_append(spent_keys, next_key);
+                    RETURN QUERY SELECT next_key, 'spent';
+                ELSE
+                    found_keys := array_append(found_keys, next_key);
+                    RETURN QUERY SELECT next_key, 'due';
+                END IF;
             END IF;
         END IF;
     END LOOP;
     RETURN QUERY
-    SELECT '', true WHERE '' <> ALL (found_keys) AND EXISTS (
+    SELECT '', 'due' WHERE '' <> ALL (found_keys) AND EXISTS (
         SELECT FROM outbox.queue
         WHERE type = kind AND NOT held AND losses = 0 AND fairness_key IS NULL AND available_at <= at);
     RETURN QUERY
-    SELECT longest.fairness_key, true
+    SELECT longest.fairness_key,
+           CASE WHEN rate IS NOT NULL AND outbox.is_spent(kind, longest.fairness_key, rate, at) THEN 'spent' ELSE 'due' END
     FROM (SELECT fairness_key, min(available_at) AS since
           FROM (SELECT fairness_key, available_at FROM outbox.queue
                 WHERE type = kind AND NOT held AND losses = 0 AND fairness_key IS NOT NULL AND available_at <= at
                 ORDER BY type, available_at, id LIMIT due_most) AS due_items
           GROUP BY fairness_key) AS longest
-    WHERE longest.fairness_key <> ALL (found_keys) AND NOT left_out ? longest.fairness_key
+    WHERE longest.fairness_key <> ALL (found_keys || spent_keys) AND NOT left_out ? longest.fairness_key
       AND NOT EXISTS (SELECT FROM outbox.key_pauses AS pause
                       WHERE pause.fairness_key = longest.fairness_key AND pause.type IN ('', kind))
     ORDER BY longest.since;
-    RETURN QUERY SELECT place, false;
+    RETURN QUERY SELECT place, 'cut';
+END $$;
+
+-- Those of these fairness keys of the type of which items are due.
+CREATE FUNCTION outbox.still_due(kind text, keys text[], at bigint) RETURNS SETOF text LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    RETURN QUERY
+    SELECT wanted FROM unnest(keys) AS wanted WHERE (
+        SELECT id FROM outbox.queue
+        WHERE type = kind AND NOT held AND losses = 0 AND fairness_key IS NOT NULL AND fairness_key = wanted
+          AND available_at <= at
+        ORDER BY type, fairness_key, available_at, id LIMIT 1) IS NOT NULL;
 END $$;
 
 -- The number of claimed items of each fairness key, of these types.

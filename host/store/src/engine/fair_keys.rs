@@ -146,19 +146,20 @@ pub struct KeyRooms {
     now: Millis,
     /// By key; keys that are not here have no claims.
     claimed: HashMap<String, u32>,
-    /// The buckets that may not be full, by key: their tokens, and when they had them.
+    /// The buckets of the keys that were looked up, by key: their tokens, and when they had them. All others count as
+    /// full.
     buckets: HashMap<String, (f64, Millis)>,
 }
 
 impl KeyRooms {
-    /// The rooms under these limits at `now`.
-    pub fn new(
-        limits: KeyLimits,
-        now: Millis,
-        claimed: HashMap<String, u32>,
-        buckets: HashMap<String, (f64, Millis)>,
-    ) -> Self {
-        Self { limits, now, claimed, buckets }
+    /// The rooms under these limits at `now`. No bucket has been looked up.
+    pub fn new(limits: KeyLimits, now: Millis, claimed: HashMap<String, u32>) -> Self {
+        Self { limits, now, claimed, buckets: HashMap::new() }
+    }
+
+    /// Notes what the bucket of a key had, and when.
+    pub fn look_up(&mut self, key: String, bucket: (f64, Millis)) {
+        self.buckets.insert(key, bucket);
     }
 
     /// How many items may be claimed of the key.
@@ -173,7 +174,7 @@ impl KeyRooms {
         slots.min(tokens)
     }
 
-    /// The keys of which nothing may be claimed.
+    /// The known keys of which nothing may be claimed.
     pub fn full(&self) -> Vec<&str> {
         let known = self.claimed.keys().chain(self.buckets.keys()).map(String::as_str);
         let mut full: Vec<_> = known.filter(|key| self.room(key) == 0).collect();
@@ -187,11 +188,16 @@ impl KeyRooms {
         (key != NO_KEY).then(|| self.tokens(key)).flatten().map(|tokens| tokens - f64::from(taken))
     }
 
-    /// How long until a key that has used up its rate has a token again; `None` when none has used it up.
+    /// How long until one of the keys that were looked up and have used up their rate has a token again; `None` when
+    /// none of them has used it up.
     pub fn until_next_token(&self) -> Option<Duration> {
-        let rate = self.limits.rate?;
-        let waits = self.buckets.keys().filter_map(|key| self.tokens(key)).filter(|tokens| *tokens < 1.0);
-        waits.map(|tokens| until_next_token(rate, tokens)).min()
+        self.buckets.keys().filter_map(|key| self.until_token_of(key, 0)).min()
+    }
+
+    /// How long until the key has a token after `taken` more claims; `None` if it has one.
+    pub fn until_token_of(&self, key: &str, taken: u32) -> Option<Duration> {
+        let tokens = self.tokens_left(key, taken).filter(|tokens| *tokens < 1.0)?;
+        Some(until_next_token(self.limits.rate?, tokens))
     }
 
     fn tokens(&self, key: &str) -> Option<f64> {
@@ -273,8 +279,10 @@ mod tests {
 
     fn rooms(limits: KeyLimits) -> KeyRooms {
         let claimed = HashMap::from([("busy".to_owned(), 3), ("free".to_owned(), 1)]);
-        let buckets = HashMap::from([("spent".to_owned(), (0.5, NOW)), ("some".to_owned(), (2.0, NOW))]);
-        KeyRooms::new(limits, NOW, claimed, buckets)
+        let mut rooms = KeyRooms::new(limits, NOW, claimed);
+        rooms.look_up("spent".to_owned(), (0.5, NOW));
+        rooms.look_up("some".to_owned(), (2.0, NOW));
+        rooms
     }
 
     #[test]
@@ -285,6 +293,8 @@ mod tests {
         assert_eq!(rooms.full(), ["busy", "spent"]);
         assert_eq!(rooms.until_next_token(), Some(Duration::from_millis(50)));
         assert_eq!((rooms.tokens_left("some", 2), rooms.tokens_left(NO_KEY, 2)), (Some(0.0), None));
+        assert_eq!(rooms.until_token_of("some", 2), Some(Duration::from_millis(100)));
+        assert_eq!((rooms.until_token_of("some", 1), rooms.until_token_of(NO_KEY, 9)), (None, None));
     }
 
     #[test]
