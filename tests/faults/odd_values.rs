@@ -166,7 +166,7 @@ async fn furnish(f: &Fixture) {
     };
     f.store.control(&pause).await.unwrap();
     f.store.quarantine(&"cd".repeat(32), "p", "it faulted").await.unwrap();
-    f.sql("INSERT INTO outbox_rates VALUES ('mail', 1, 1)").unwrap();
+    f.sql("INSERT INTO outbox_rates (type, tokens, filled_at) VALUES ('mail', 1, 1)").unwrap();
     f.sql("INSERT INTO outbox_alerts (kind, subject, sent_at) VALUES ('dlq', 'mail', 1)").unwrap();
     f.sql("INSERT INTO outbox_backlog VALUES ('mail', 1, 1, 1, 1)").unwrap();
 }

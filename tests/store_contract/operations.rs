@@ -5,13 +5,13 @@ use std::time::Duration;
 use outbox::core::{FailureClass, OnDead, Settlement};
 use outbox::item::{ItemId, Millis, NewItem, Status};
 use outbox::store::{
-    Action, Control, Execution, Filter, LeasePolicy, MisplacedItem, OperateRequest, Page, Pod, Selection, StuckKind,
+    Action, Control, Execution, Filter, LeasePolicy, MisplacedItem, OperateRequest, Page, Selection, StuckKind,
     StuckQuery,
 };
 
 use super::orders::{CAREFUL, FORCED, command, keyed, operate};
 use super::{REPLAY, operate_request};
-use crate::support::{Fixture, START, after_start, dead, done, item, request, retry, settled};
+use crate::support::{Fixture, START, after_start, dead, done, item, pod, request, retry, settled};
 
 promises! {
     an_operators_dead_takes_pending_items_and_ended_claims_and_a_running_one_by_force_only
@@ -25,6 +25,7 @@ promises! {
     failures_are_grouped_by_what_they_have_in_common_and_a_group_is_replayed
     what_is_stuck_is_explained_with_the_command_that_helps
     items_that_the_rate_of_their_type_holds_back_are_said_to_be
+    an_item_that_fails_does_so_since_its_first_attempt_of_this_life
     claims_of_a_process_that_gives_no_sign_of_life_are_stuck_at_once
     an_item_without_a_status_is_reported_and_a_restore_takes_it_back
 }
@@ -215,12 +216,49 @@ mod promise {
             f.enqueue(item(key)).await;
         }
         f.clock.advance(Duration::from_mins(10));
-        let why = async || f.store.stuck(&StuckQuery::default()).await.unwrap().remove(0).why;
+        let why = async || {
+            let stuck = f.store.stuck(&StuckQuery::default()).await.unwrap();
+            stuck.into_iter().find(|stuck| stuck.kind == StuckKind::Old).unwrap().why
+        };
         assert!(why().await.contains("too few workers"));
-        let mut limited = request(&["mail"], 9);
-        limited.types[0].rate = Some(1.0);
-        assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 1);
-        assert!(why().await.contains("the `rate` in the manifest"));
+        let claim = async |rate: f64| {
+            let mut limited = request(&["mail"], 1);
+            limited.types[0].rate = Some(rate);
+            assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 1);
+        };
+        claim(1.0).await;
+        assert!(why().await.contains("allows (1/s), so they wait"), "{}", why().await);
+        f.enqueue(item("3")).await;
+        f.clock.advance(Duration::from_mins(20));
+        assert!(why().await.contains("too few workers"), "no worker came to it for minutes");
+        claim(5.0 / 3_600.0).await;
+        f.clock.advance(Duration::from_mins(11));
+        assert!(why().await.contains("allows (5/h), so they wait"), "its next token comes in a minute");
+        f.clock.advance(Duration::from_mins(3));
+        assert!(why().await.contains("too few workers"), "it came two minutes ago");
+    }
+
+    pub(super) async fn an_item_that_fails_does_so_since_its_first_attempt_of_this_life(f: Fixture) {
+        let id = f.enqueue(item("1")).await;
+        let query = StuckQuery { attempts: 1, ..StuckQuery::default() };
+        let since = async || {
+            let stuck = f.store.stuck(&query).await.unwrap();
+            stuck.iter().find(|stuck| stuck.kind == StuckKind::Failing).map(|stuck| stuck.since)
+        };
+        let fail = async || {
+            f.clock.advance(Duration::from_hours(1));
+            let mut patient = request(&["mail"], 1);
+            patient.types[0].max_retries = 9;
+            let claim = f.store.claim(&patient).await.unwrap().claims.remove(0);
+            f.store.settle(&claim.reference(), retry(Duration::from_secs(1))).await.unwrap();
+            f.clock.now()
+        };
+        let first = [fail().await, fail().await, fail().await];
+        assert_eq!(since().await, Some(first[0]), "not since it was enqueued, an hour before");
+        operate(&f, CAREFUL, id).await.unwrap();
+        operate(&f, REPLAY, id).await.unwrap();
+        let second = [fail().await, fail().await, fail().await];
+        assert_eq!(since().await, Some(second[0]), "a replay begins a new life");
     }
 
     pub(super) async fn claims_of_a_process_that_gives_no_sign_of_life_are_stuck_at_once(f: Fixture) {
@@ -228,17 +266,7 @@ mod promise {
             f.enqueue(item(key)).await;
         }
         f.enqueue(NewItem::new("sms", "3", "{}")).await;
-        let beat = async |instance: &str| {
-            let pod = Pod {
-                instance: instance.into(),
-                role: None,
-                ready: true,
-                heartbeat_at: START,
-                plugins: vec![],
-                breakers: vec![],
-            };
-            f.store.heartbeat(&pod).await.unwrap();
-        };
+        let beat = async |instance: &str| f.store.heartbeat(&pod(instance)).await.unwrap();
         let claim = async |instance: &str, item_type: &str| {
             let mut wanted = request(&[item_type], 9);
             wanted.claimed_by = instance.into();

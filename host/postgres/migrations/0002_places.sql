@@ -70,6 +70,7 @@ SELECT saga, cid, id FROM outbox.items WHERE saga IS NOT NULL AND status IN ('PE
 ALTER TABLE outbox.jobs DROP CONSTRAINT jobs_state_check,
     ADD CONSTRAINT jobs_state_check CHECK (state IN ('RUNNING', 'DONE', 'CANCELLED', 'STOPPED')),
     ADD COLUMN stop_after integer CHECK (stop_after BETWEEN 0 AND 99);
+ALTER TABLE outbox.rates ADD COLUMN per_second double precision;
 ALTER TABLE outbox.sagas ADD COLUMN dead integer NOT NULL DEFAULT 0 CHECK (dead >= 0);
 UPDATE outbox.sagas SET dead = run.dead
 FROM (SELECT saga, cid, count(*) AS dead FROM outbox.items WHERE saga IS NOT NULL AND status = 'DLQ' GROUP BY saga, cid)

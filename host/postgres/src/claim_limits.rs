@@ -126,16 +126,17 @@ impl TypeBudget<'_> {
 /// Takes one token per claim out of the buckets of the types with a rate.
 pub(crate) async fn take_tokens(tx: &WriteTx<'_>, budgets: &[TypeBudget<'_>], claims: &[Claim]) -> Result<(), PgError> {
     let is_taken = |budget: &&TypeBudget<'_>| claims.iter().any(|claim| claim.item.item_type == budget.terms.item_type);
-    let left = budgets
-        .iter()
-        .filter(is_taken)
-        .filter_map(|budget| Some((budget.terms.item_type.as_str(), budget.tokens_left(claims)?)));
-    let (types, tokens): (Vec<_>, Vec<_>) = left.unzip();
-    if types.is_empty() {
+    let rated: Vec<_> = budgets.iter().filter(is_taken).filter(|budget| budget.tokens.is_some()).collect();
+    if rated.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT INTO outbox.rates (type, tokens, filled_at)
-               SELECT new.*, $3::bigint FROM unnest($1::text[], $2::double precision[]) AS new
-               ON CONFLICT (type) DO UPDATE SET tokens = excluded.tokens, filled_at = excluded.filled_at";
-    tx.rows(sql, &[&types, &tokens, &tx.now.get()]).await.map(drop)
+    let types: Vec<_> = rated.iter().map(|budget| budget.terms.item_type.as_str()).collect();
+    let tokens: Vec<_> = rated.iter().map(|budget| budget.tokens_left(claims)).collect();
+    let rates: Vec<_> = rated.iter().map(|budget| budget.terms.rate).collect();
+    let sql = "INSERT INTO outbox.rates (type, tokens, filled_at, per_second)
+               SELECT new.type, new.tokens, $4, new.rate
+               FROM unnest($1::text[], $2::double precision[], $3::double precision[]) AS new (type, tokens, rate)
+               ON CONFLICT (type) DO UPDATE
+               SET tokens = excluded.tokens, filled_at = excluded.filled_at, per_second = excluded.per_second";
+    tx.rows(sql, &[&types, &tokens, &rates, &tx.now.get()]).await.map(drop)
 }

@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 use outbox_core::DESCENDANTS_CODE;
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::{
-    FailingItem, RATE_USED_UP, SilentClaims, StuckItem, WaitingKey, WaitingType, failing_groups, last_sign_of_silent,
+    FailingItem, RateBucket, SilentClaims, StuckItem, WaitingKey, WaitingType, failing_groups, last_sign_of_silent,
     open_breakers,
 };
 use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
@@ -104,18 +104,21 @@ impl<S: Query> StuckReader<'_, S> {
     }
 
     async fn failing(&self) -> Result<Vec<StuckEntry>, PgError> {
-        let statement =
-            "SELECT queue.id, queue.type, queue.ordering_key, item.created_at, past.attempts, past.last_error
-                         FROM outbox.queue JOIN outbox.past ON past.id = queue.id
-                              JOIN outbox.items AS item ON item.id = queue.id
-                         WHERE queue.again AND past.attempts > 2 AND past.attempts >= $1::bigint
-                         UNION ALL
-                         SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox.status_claimed
-                         WHERE attempts >= $1::bigint
-                         ORDER BY attempts DESC, id LIMIT $2";
+        let statement = "SELECT failing.id, type, ordering_key, attempts, last_error, coalesce(
+                                    (SELECT ended_at FROM outbox.attempts WHERE item_id = failing.id AND attempt = 1
+                                     ORDER BY delivery DESC LIMIT 1),
+                                    (SELECT created_at FROM outbox.items AS item WHERE item.id = failing.id))
+                         FROM (SELECT queue.id, queue.type, queue.ordering_key, past.attempts, past.last_error
+                               FROM outbox.queue JOIN outbox.past ON past.id = queue.id
+                               WHERE queue.again AND past.attempts > 2 AND past.attempts >= $1::bigint
+                               UNION ALL
+                               SELECT id, type, ordering_key, attempts, last_error FROM outbox.status_claimed
+                               WHERE attempts >= $1::bigint
+                               ORDER BY attempts DESC, id LIMIT $2) AS failing
+                         ORDER BY attempts DESC, failing.id";
         let failing = |row: &Row| {
-            let (created_at, attempts, error) = (time(row, 3)?, count(row, 4)?, row.try_get(5)?);
-            Ok(FailingItem { item: head(row)?, created_at, attempts, error })
+            let (attempts, error, since) = (count(row, 3)?, row.try_get(4)?, time(row, 5)?);
+            Ok(FailingItem { item: head(row)?, attempts, error, since })
         };
         let rows = self.tx.rows(statement, &[&i64::from(self.query.attempts), &LOOK_BACK]).await?;
         let items = rows.iter().map(failing).collect::<Result<_, PgError>>()?;
@@ -148,8 +151,7 @@ impl<S: Query> StuckReader<'_, S> {
     /// Types that have items which could be claimed.
     async fn waiting(&self) -> Result<Vec<StuckEntry>, PgError> {
         let statement = format!(
-            "SELECT oldest.*, pause.reason, pause.paused_at, coalesce(rate.tokens < 1 AND rate.filled_at > $2, false)
-             FROM (
+            "SELECT oldest.*, pause.reason, pause.paused_at, rate.tokens, rate.filled_at, rate.per_second FROM (
                  SELECT min(id), type, NULL::text, min(available_at) AS since, count(*)
                  FROM outbox.queue AS head
                  WHERE NOT held AND available_at <= $1 AND {IS_HEAD}
@@ -159,9 +161,8 @@ impl<S: Query> StuckReader<'_, S> {
              ) AS oldest LEFT JOIN outbox.pauses AS pause ON pause.type = oldest.type
                          LEFT JOIN outbox.rates AS rate ON rate.type = oldest.type ORDER BY since"
         );
-        let lately = self.now.saturating_sub(RATE_USED_UP).get();
         let found: Vec<WaitingType> =
-            self.rows(&statement, &[&self.now.get(), &lately]).await?.iter().map(waiting).collect::<Result<_, _>>()?;
+            self.rows(&statement, &[&self.now.get()]).await?.iter().map(waiting).collect::<Result<_, _>>()?;
         Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
     }
 
@@ -227,8 +228,14 @@ fn waiting(row: &Row) -> Result<WaitingType, PgError> {
         count: unsigned(row, 4)?,
         pause_reason: row.try_get(5)?,
         paused_at: optional_time(row, 6)?,
-        is_at_rate: row.try_get(7)?,
+        rate: rate(row)?,
     })
+}
+
+/// The columns after the first seven: the token bucket of a type.
+fn rate(row: &Row) -> Result<Option<RateBucket>, PgError> {
+    let Some(tokens) = row.try_get(7)? else { return Ok(None) };
+    Ok(Some(RateBucket { tokens, filled_at: time(row, 8)?, per_second: row.try_get(9)? }))
 }
 
 /// The first three columns of every row: id, type and ordering key.

@@ -516,7 +516,9 @@ END;
 CREATE TABLE outbox_rates (
     type TEXT PRIMARY KEY,
     tokens REAL NOT NULL,
-    filled_at INTEGER NOT NULL
+    filled_at INTEGER NOT NULL,
+    -- The tokens that flow in each second; NULL where a version before wrote the row.
+    per_second REAL
 ) STRICT, WITHOUT ROWID;
 
 -- Token buckets of fairness keys, of types with a rate for each key. Claims delete the rows
@@ -529,10 +531,10 @@ CREATE TABLE outbox_key_rates (
     PRIMARY KEY (type, fairness_key)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE outbox_pods (
-    instance TEXT PRIMARY KEY,
 CREATE INDEX outbox_key_rates_filled ON outbox_key_rates (type, filled_at);
 
+CREATE TABLE outbox_pods (
+    instance TEXT PRIMARY KEY,
     role TEXT,
     ready INTEGER NOT NULL CHECK (ready IN (0, 1)),
     heartbeat_at INTEGER NOT NULL,

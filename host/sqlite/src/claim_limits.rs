@@ -53,10 +53,11 @@ pub(crate) fn take_tokens(tx: &WriteTx<'_>, terms: &ClaimTerms, taken: u32) -> r
     }
     let left = tokens(tx, terms, rate)? - f64::from(taken);
     let mut write = tx.connection.prepare_cached(
-        "INSERT INTO outbox_rates (type, tokens, filled_at) VALUES (?1, ?2, ?3)
-         ON CONFLICT DO UPDATE SET tokens = excluded.tokens, filled_at = excluded.filled_at",
+        "INSERT INTO outbox_rates (type, tokens, filled_at, per_second) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO UPDATE
+         SET tokens = excluded.tokens, filled_at = excluded.filled_at, per_second = excluded.per_second",
     )?;
-    write.execute(params![terms.item_type, left, tx.now.get()])?;
+    write.execute(params![terms.item_type, left, tx.now.get(), rate])?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Params, Row, params};
 use outbox_core::DESCENDANTS_CODE;
 use outbox_item::{ItemId, Millis};
 use outbox_store::engine::{
-    FailingItem, RATE_USED_UP, SilentClaims, StuckItem, WaitingKey, WaitingType, failing_groups, last_sign_of_silent,
+    FailingItem, RateBucket, SilentClaims, StuckItem, WaitingKey, WaitingType, failing_groups, last_sign_of_silent,
     open_breakers,
 };
 use outbox_store::{LONGEST_LEASE_SECONDS, StuckEntry, StuckQuery};
@@ -101,18 +101,20 @@ impl StuckReader<'_> {
 
     /// In the queue, only items that were claimed before have a past.
     fn failing(&self) -> rusqlite::Result<Vec<StuckEntry>> {
-        let sql =
-            "SELECT waiting.id, waiting.type, waiting.ordering_key, item.created_at, past.attempts, past.last_error
-                   FROM outbox_queue AS waiting JOIN outbox_past AS past ON past.id = waiting.id
-                        JOIN outbox_items AS item ON item.id = waiting.id
-                   WHERE waiting.again = 1 AND past.attempts > 2 AND past.attempts >= ?1
-                   UNION ALL
-                   SELECT id, type, ordering_key, created_at, attempts, last_error FROM outbox_status
-                   WHERE status = 'CLAIMED' AND attempts >= ?1 ORDER BY 5 DESC, 1 LIMIT ?2";
+        let sql = "SELECT failing.id, type, ordering_key, attempts, last_error, coalesce(
+                          (SELECT ended_at FROM outbox_attempts WHERE item_id = failing.id AND attempt = 1
+                           ORDER BY delivery DESC LIMIT 1),
+                          (SELECT created_at FROM outbox_items AS item WHERE item.id = failing.id))
+                   FROM (SELECT waiting.id, waiting.type, waiting.ordering_key, past.attempts, past.last_error
+                         FROM outbox_queue AS waiting JOIN outbox_past AS past ON past.id = waiting.id
+                         WHERE waiting.again = 1 AND past.attempts > 2 AND past.attempts >= ?1
+                         UNION ALL
+                         SELECT id, type, ordering_key, attempts, last_error FROM outbox_status
+                         WHERE status = 'CLAIMED' AND attempts >= ?1 ORDER BY 4 DESC, 1 LIMIT ?2) AS failing
+                   ORDER BY attempts DESC, failing.id";
         let mut select = self.tx.prepare_cached(sql)?;
         let items = select.query_map([self.query.attempts, LOOK_BACK], |row| {
-            let (created_at, attempts, error) = (time(row, 3)?, cell(row, 4)?, cell(row, 5)?);
-            Ok(FailingItem { item: head(row)?, created_at, attempts, error })
+            Ok(FailingItem { item: head(row)?, attempts: cell(row, 3)?, error: cell(row, 4)?, since: time(row, 5)? })
         })?;
         Ok(failing_groups(items.collect::<Result<_, _>>()?, self.query.limit))
     }
@@ -141,7 +143,7 @@ impl StuckReader<'_> {
     /// Types that have items which could be claimed. The three parts of the queue are read in one index each.
     fn waiting(&self) -> rusqlite::Result<Vec<StuckEntry>> {
         let sql = "SELECT min(id), ready.type, NULL, min(since), sum(items), reason, paused_at,
-                          coalesce(rate.tokens < 1 AND rate.filled_at > ?2, 0)
+                          tokens, filled_at, per_second
                    FROM (SELECT min(id) AS id, type, min(available_at) AS since, count(*) AS items FROM outbox_queue
                          WHERE held = 0 AND losses = 0 AND fairness_key IS NULL AND available_at <= ?1 GROUP BY type
                          UNION ALL
@@ -159,15 +161,14 @@ impl StuckReader<'_> {
                         LEFT JOIN outbox_pauses AS pause ON pause.type = ready.type
                         LEFT JOIN outbox_rates AS rate ON rate.type = ready.type
                    GROUP BY ready.type ORDER BY min(since)";
-        let lately = self.now.saturating_sub(RATE_USED_UP);
-        let found = self.rows(sql, [self.now, lately].map(Millis::get), |row| {
+        let found = self.rows(sql, [self.now.get()], |row| {
             Ok(WaitingType {
                 oldest: head(row)?,
                 since: time(row, 3)?,
                 count: cell(row, 4)?,
                 pause_reason: cell(row, 5)?,
                 paused_at: optional_time(row, 6)?,
-                is_at_rate: cell(row, 7)?,
+                rate: rate(row)?,
             })
         })?;
         Ok(found.into_iter().filter_map(|waiting| waiting.diagnose(self.query, self.now)).collect())
@@ -236,6 +237,12 @@ const PAUSED_KEYS: &str = "WITH RECURSIVE kinds (type) AS (
         WHERE waiting.held = 0 AND waiting.losses > 0 AND waiting.available_at <= ?1)
     SELECT min(id), type, NULL, paused_at, count(*), reason, fairness_key, of_type = '' FROM found
     GROUP BY type, fairness_key, of_type ORDER BY paused_at";
+
+/// The columns after the first seven: the token bucket of a type.
+fn rate(row: &Row<'_>) -> rusqlite::Result<Option<RateBucket>> {
+    let Some(tokens) = cell(row, 7)? else { return Ok(None) };
+    Ok(Some(RateBucket { tokens, filled_at: time(row, 8)?, per_second: cell(row, 9)? }))
+}
 
 /// The first three columns of every row: id, type and ordering key.
 fn head(row: &Row<'_>) -> rusqlite::Result<StuckItem> {

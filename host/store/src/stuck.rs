@@ -9,6 +9,8 @@ use serde::Serialize;
 use outbox_core::{Failure, FailureClass, fingerprint};
 use outbox_item::{ItemId, Millis};
 
+use crate::engine::token_bucket::until_next_token;
+
 /// From when on something counts as stuck.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StuckQuery {
@@ -242,8 +244,8 @@ impl SilentClaims {
 pub struct FailingItem {
     /// The item.
     pub item: StuckItem,
-    /// When it was enqueued.
-    pub created_at: Millis,
+    /// When its first attempt of this life ended; when it was enqueued, if the history does not have that attempt.
+    pub since: Millis,
     /// Its attempts in this life.
     pub attempts: u32,
     /// The last message.
@@ -273,7 +275,7 @@ pub fn failing_groups(items: Vec<FailingItem>, limit: u32) -> Vec<StuckEntry> {
 
 fn failing_group(group: Vec<FailingItem>) -> Option<StuckEntry> {
     let count = group.len() as u64;
-    let since = group.iter().map(|failing| failing.created_at).min()?;
+    let since = group.iter().map(|failing| failing.since).min()?;
     let FailingItem { item, attempts, error, .. } = group.into_iter().next()?;
     let error = error.unwrap_or_default();
     let (why, command) = if count == 1 {
@@ -285,12 +287,42 @@ fn failing_group(group: Vec<FailingItem>) -> Option<StuckEntry> {
     Some(StuckEntry { waiting: count, ..item.report(StuckKind::Failing, since, why, command) })
 }
 
-/// A type whose rate a claim has used up within this time is held back by its rate. It is long enough for several claims
-/// of a rate of a few items per minute.
-pub const RATE_USED_UP: Duration = Duration::from_mins(1);
+/// How long after it has a token again a type still counts as held back by its rate: until a worker has come to it.
+const RATE_CLAIMED_WITHIN: Duration = Duration::from_mins(1);
+
+/// The token bucket of a type with a rate, as its last claim left it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RateBucket {
+    /// The tokens.
+    pub tokens: f64,
+    /// When it had them.
+    pub filled_at: Millis,
+    /// How many flow in each second; `None` where a version before wrote the row.
+    pub per_second: Option<f64>,
+}
+
+impl RateBucket {
+    /// Whether the rate holds the type back at `now`.
+    fn is_used_up(&self, now: Millis) -> bool {
+        let refill = self.per_second.map_or(Duration::ZERO, |rate| until_next_token(rate, self.tokens));
+        self.tokens < 1.0 && now.since(self.filled_at) < refill.saturating_add(RATE_CLAIMED_WITHIN)
+    }
+
+    /// The rate as a manifest writes it: `30/m`.
+    fn limit(&self) -> Option<String> {
+        let rate = self.per_second?;
+        let (number, unit) = match rate {
+            rate if rate >= 1.0 => (rate, "s"),
+            rate if rate >= 1.0 / 60.0 => (rate * 60.0, "m"),
+            rate => (rate * 3_600.0, "h"),
+        };
+        let number = format!("{number:.2}");
+        Some(format!("{}/{unit}", number.trim_end_matches('0').trim_end_matches('.')))
+    }
+}
 
 /// Items of one type that could be claimed, as an engine found them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WaitingType {
     /// The oldest of them.
     pub oldest: StuckItem,
@@ -302,8 +334,8 @@ pub struct WaitingType {
     pub paused_at: Option<Millis>,
     /// Why it is paused.
     pub pause_reason: Option<String>,
-    /// Whether a claim of the last minute has used up the type's rate.
-    pub is_at_rate: bool,
+    /// Its token bucket, if a claim has taken one of its tokens.
+    pub rate: Option<RateBucket>,
 }
 
 impl WaitingType {
@@ -325,8 +357,10 @@ impl WaitingType {
         } else if is_unserved {
             let why = "no live process has a handler for the type".to_owned();
             Some((StuckKind::Unhandled, why, "outbox plugin list".to_owned()))
-        } else if is_old && self.is_at_rate {
-            let why = "more items come than the `rate` in the manifest of the type allows, so they wait".to_owned();
+        } else if let Some(rate) = self.rate.filter(|rate| is_old && rate.is_used_up(now)) {
+            let limit = rate.limit().map(|limit| format!(" ({limit})")).unwrap_or_default();
+            let why =
+                format!("more items come than the `rate` in the manifest of the type allows{limit}, so they wait");
             Some((StuckKind::Old, why, "outbox stats --last 1h".to_owned()))
         } else if is_old {
             let why = "the items may be claimed and are not: too few workers, or a limit of the type".to_owned();
@@ -374,7 +408,7 @@ mod tests {
     fn items_that_fail_alike_are_one_entry_with_their_number() {
         let failing = |id: i64, error: &str| FailingItem {
             item: StuckItem { id: ItemId::new(id), item_type: "mail".into(), ordering_key: None },
-            created_at: Millis::new(1_000 - id),
+            since: Millis::new(1_000 - id),
             attempts: 9,
             error: Some(error.to_owned()),
         };

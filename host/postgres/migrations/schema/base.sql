@@ -150,7 +150,9 @@ FOR EACH ROW EXECUTE FUNCTION outbox.count_state();
 CREATE TABLE outbox.rates (
     type outbox.type PRIMARY KEY,
     tokens double precision NOT NULL,
-    filled_at bigint NOT NULL
+    filled_at bigint NOT NULL,
+    -- The tokens that flow in each second; NULL where a version before wrote the row.
+    per_second double precision
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0);
 
 CREATE TABLE outbox.pods (
