@@ -160,6 +160,28 @@ mod on_each {
         let next = first.html().split("rel=\"next\" href=\"items?").nth(1).unwrap().split('"').next().unwrap();
         let second = desk.get(&format!("/cockpit/items?{}", next.replace("&#38;", "&"))).await;
         assert!(second.text().contains("old"), "{}", second.text());
+        desk.fixture.sql(&fill.replace("5005", "15005").replace("fill-", "more-")).unwrap();
+        let few = desk.get("/cockpit/items?text=needle&type=fax").await.text();
+        assert!(few.contains("The newest 20,000 items of each status were looked at"), "{few}");
+    }
+
+    pub(super) async fn a_dead_item_leads_to_the_group_that_it_is_in_and_to_no_other(backend: Backend) {
+        let desk = Desk::serving(backend, &["mail"]).await;
+        let f = &desk.fixture;
+        for key in ["a", "b"] {
+            f.enqueue(item(key)).await;
+            f.store.settle(&f.claim_one("mail").await.reference(), dead()).await.unwrap();
+        }
+        let exhausted = f.enqueue(item("c")).await;
+        for _ in 0..3 {
+            f.store.settle(&f.claim_one("mail").await.reference(), retry(Duration::ZERO)).await.unwrap();
+            f.clock.advance(Duration::from_secs(1));
+        }
+        assert!(f.claim("mail", 1).await.is_empty(), "it has no attempt left");
+        let alike = desk.get("/cockpit/items/a").await.text();
+        assert!(alike.contains("1 other item failed alike: see the group"), "{alike}");
+        let alone = desk.get(&format!("/cockpit/items/{exhausted}")).await.text();
+        assert!(alone.contains("No other item failed alike: see the group"), "{alone}");
     }
 
     pub(super) async fn bytes_that_are_no_text_are_shown_in_hexadecimal(backend: Backend) {
@@ -197,6 +219,7 @@ on_each_backend! {
     filters_are_in_the_address_and_pages_go_by_the_last_id
     one_item_says_first_why_it_waits_and_shows_what_happened
     a_long_look_says_how_far_it_went_and_leads_on
+    a_dead_item_leads_to_the_group_that_it_is_in_and_to_no_other
     nothing_in_an_item_is_hidden_from_its_reader
     bytes_that_are_no_text_are_shown_in_hexadecimal
     the_search_box_leads_to_what_a_word_names

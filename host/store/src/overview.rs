@@ -154,6 +154,13 @@ pub struct SagaTotals {
     pub steps: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
+impl SagaTotals {
+    /// Runs that have not ended.
+    pub fn open(&self) -> u64 {
+        self.began.saturating_sub(self.ended_ok + self.ended_err)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use outbox_core::PluginStatus;

@@ -5,9 +5,8 @@ use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::response::Response;
 
-use outbox_core::{Failure, fingerprint};
-use outbox_item::{Item, ItemSummary, Status};
-use outbox_store::{Filter, ItemDetails, Page, item_with_key};
+use outbox_item::{Item, ItemId, ItemSummary, Status};
+use outbox_store::{Filter, Inspect, ItemDetails, Page, item_with_key};
 
 use crate::access::Right;
 use crate::answers::{Sight, Visible};
@@ -98,28 +97,31 @@ struct GroupLink {
     text: String,
 }
 
-/// The group of a dead item, or of one that waits for another attempt.
-async fn group(visit: &Visit, details: &ItemDetails) -> Result<Option<GroupLink>, ApiError> {
-    let ItemDetails { item, failed_attempts, .. } = details;
-    let Some(last) = failed_attempts.last() else { return Ok(None) };
-    if item.status == Status::Pending {
-        let path = format!("cockpit/failures?status=PENDING&{}", query("type", &item.item_type));
-        return Ok(Some(GroupLink { path, text: "See what else waits for another attempt".to_owned() }));
+/// The group of a dead item, or those of its type where it waits for another attempt.
+async fn group(
+    visit: &Visit,
+    ItemDetails { item, failed_attempts, .. }: &ItemDetails,
+) -> Result<Option<GroupLink>, ApiError> {
+    match item.status {
+        Status::Pending if !failed_attempts.is_empty() => {
+            let path = format!("cockpit/failures?status=PENDING&{}", query("type", &item.item_type));
+            Ok(Some(GroupLink { path, text: "See what else waits for another attempt".to_owned() }))
+        }
+        Status::Dlq => group_of_dead(&*visit.state.inspect, item.id).await,
+        _ => Ok(None),
     }
-    if item.status != Status::Dlq {
-        return Ok(None);
-    }
-    let failure = Failure::new(last.class, &last.code, last.message.clone());
-    let fingerprint = fingerprint(&item.item_type, &failure, last.handler_digest.as_deref());
-    let filter = Filter { status: vec![Status::Dlq], fingerprint: Some(fingerprint.clone()), ..Filter::default() };
-    let found = visit.state.inspect.failures(&filter, 1).await?.pop();
-    Ok(found.map(|group| GroupLink {
-        path: format!("cockpit/failures/{fingerprint}"),
-        text: match group.count {
-            1 => "No other item failed alike: see the group".to_owned(),
-            items => format!("{} failed alike: see the group", counted(items - 1, "other item")),
-        },
-    }))
+}
+
+async fn group_of_dead(store: &dyn Inspect, id: ItemId) -> Result<Option<GroupLink>, ApiError> {
+    let dead = Filter { status: vec![Status::Dlq], ..Filter::default() };
+    let own = store.failures(&Filter { ids: vec![id], ..dead.clone() }, 1).await?.pop();
+    let Some(fingerprint) = own.map(|group| group.fingerprint) else { return Ok(None) };
+    let all = store.failures(&Filter { fingerprint: Some(fingerprint.clone()), ..dead }, 1).await?.pop();
+    let text = match all.map_or(1, |group| group.count) {
+        1 => "No other item failed alike: see the group".to_owned(),
+        items => format!("{} failed alike: see the group", counted(items - 1, "other item")),
+    };
+    Ok(Some(GroupLink { path: format!("cockpit/failures/{fingerprint}"), text }))
 }
 
 /// A text to copy.

@@ -6,6 +6,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::response::Response;
 
 use outbox_item::{ItemSummary, Status};
+use outbox_store::engine::READ_MAX;
 use outbox_store::{Filter, ItemPage};
 
 use crate::glance::Glance;
@@ -74,7 +75,7 @@ pub(super) async fn items(
     shown(&ItemsPage {
         frame: Frame { is_live, ..visit.frame("Items", Tab::Items) },
         opening: opening(&asked.filter, &page, is_first, &glance),
-        looked: page.looked_at.map(|number| looked(&asked.filter, number, is_first)),
+        looked: page.looked_at.map(|number| looked(number, is_first)),
         looked_short: page.looked_at.is_some(),
         is_live,
         rows: page.items.iter().map(row).collect(),
@@ -87,10 +88,12 @@ pub(super) async fn items(
 }
 
 /// What the page looked at before it ended.
-fn looked(filter: &Filter, number: u32, is_first: bool) -> String {
+fn looked(number: u32, is_first: bool) -> String {
     let which = if is_first { "newest" } else { "next" };
-    let how =
-        if filter.reads_content() { "that fit the other filters were read" } else { "of each status were looked at" };
+    let how = match number {
+        READ_MAX => "that fit the other filters were read",
+        _ => "of each status were looked at",
+    };
     format!("The {which} {} items {how}; older ones may match too.", count(number.into()))
 }
 

@@ -98,7 +98,7 @@ fn sagas(glance: &Glance) -> Vec<SagaRow> {
     let row = |(name, totals): (&String, &SagaTotals)| SagaRow {
         name: name.clone(),
         began: count(totals.began),
-        open: count(totals.began.saturating_sub(totals.ended_ok + totals.ended_err)),
+        open: count(totals.open()),
         ended_ok: count(totals.ended_ok),
         ended_err: totals.ended_err,
     };

@@ -100,13 +100,14 @@ fn panels(glance: &Glance, declared: &[SagaDefinition]) -> Vec<SagaPanel> {
 fn panel(name: String, totals: SagaTotals, declared: &[SagaDefinition]) -> SagaPanel {
     let order = declared.iter().find(|saga| saga.name == name).map(|saga| saga.steps.clone()).unwrap_or_default();
     let place = |item_type: &str| order.iter().position(|step| step == item_type).unwrap_or(usize::MAX);
+    let open = totals.open();
     let mut steps: Vec<_> = totals.steps.into_iter().collect();
     steps.sort_by_key(|(item_type, _)| place(item_type));
     let query = query("saga", &name);
     SagaPanel {
         began: count(totals.began),
         runs: counted(totals.began, "run"),
-        open: totals.began.saturating_sub(totals.ended_ok + totals.ended_err),
+        open,
         ended_ok: count(totals.ended_ok),
         ended_err: totals.ended_err,
         steps: steps.into_iter().map(|(item_type, outcomes)| step(item_type, &outcomes, &query)).collect(),
