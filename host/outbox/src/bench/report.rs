@@ -17,6 +17,7 @@ pub(crate) const POSTGRES_TARGETS: &[Target] = &[
     ("drain.sandbox_traced", "drain.sandbox", Bound::Reported),
     ("drain.webhook_traced", "drain.webhook", Bound::Reported),
     ("latency.shared_p50", "latency.idle_p50", Bound::Reported),
+    ("latency.shared_p99", "latency.idle_p99", Bound::Reported),
 ];
 
 /// The promises for SQLite on a disk.
@@ -40,6 +41,7 @@ pub(crate) const SQLITE_TARGETS: &[Target] = &[
     ("latency.idle_p50", "fsync", Bound::AtMost(6.0)),
     ("latency.idle_p99", "fsync", Bound::AtMost(20.0)),
     ("latency.shared_p50", "latency.idle_p50", Bound::Reported),
+    ("latency.shared_p99", "latency.idle_p99", Bound::Reported),
 ];
 
 #[derive(Clone, Copy, Debug)]
