@@ -126,13 +126,13 @@ impl TypeBudget<'_> {
 /// Takes one token per claim out of the buckets of the types with a rate.
 pub(crate) async fn take_tokens(tx: &WriteTx<'_>, budgets: &[TypeBudget<'_>], claims: &[Claim]) -> Result<(), PgError> {
     let is_taken = |budget: &&TypeBudget<'_>| claims.iter().any(|claim| claim.item.item_type == budget.terms.item_type);
-    let rated: Vec<_> = budgets.iter().filter(is_taken).filter(|budget| budget.tokens.is_some()).collect();
-    if rated.is_empty() {
+    let taken: Vec<_> = budgets.iter().filter(is_taken).filter(|budget| budget.tokens.is_some()).collect();
+    if taken.is_empty() {
         return Ok(());
     }
-    let types: Vec<_> = rated.iter().map(|budget| budget.terms.item_type.as_str()).collect();
-    let tokens: Vec<_> = rated.iter().map(|budget| budget.tokens_left(claims)).collect();
-    let rates: Vec<_> = rated.iter().map(|budget| budget.terms.rate).collect();
+    let types: Vec<_> = taken.iter().map(|budget| budget.terms.item_type.as_str()).collect();
+    let tokens: Vec<_> = taken.iter().map(|budget| budget.tokens_left(claims)).collect();
+    let rates: Vec<_> = taken.iter().map(|budget| budget.terms.rate).collect();
     let sql = "INSERT INTO outbox.rates (type, tokens, filled_at, per_second)
                SELECT new.type, new.tokens, $4, new.rate
                FROM unnest($1::text[], $2::double precision[], $3::double precision[]) AS new (type, tokens, rate)

@@ -120,7 +120,7 @@ impl Lines {
     pub(crate) fn is_quiet(&self, place: usize) -> Option<bool> {
         let line = &self.all[place];
         let is_known = line.is_drained || !line.leased.is_empty();
-        (is_known && !self.is_shared(place)).then(|| line.leased.is_empty())
+        (is_known && !self.is_shared(place)).then_some(line.leased.is_empty())
     }
 
     /// Notes that an item is dead-lettered instead of being handled.
