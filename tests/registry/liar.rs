@@ -78,8 +78,8 @@ fn answer(status: u16, body: impl Into<Body>) -> Response {
 
 /// A body that never ends.
 fn endless() -> Body {
-    let part = || Ok::<_, Infallible>(axum::body::Bytes::from_static(&[b' '; 64 << 10]));
-    Body::from_stream(futures_util::stream::repeat_with(part))
+    let part = axum::body::Bytes::from(vec![b' '; 64 << 10]);
+    Body::from_stream(futures_util::stream::repeat_with(move || Ok::<_, Infallible>(part.clone())))
 }
 
 fn asks_for_token(realm: &str) -> Response {

@@ -181,8 +181,7 @@ fn json(value: &impl Serialize) -> Result<Vec<u8>, RegistryProblem> {
 
 /// The digest of bytes, as registries write it.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    let digits = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    format!("sha256:{digits}")
+    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 impl ComponentNames {

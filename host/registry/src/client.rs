@@ -264,10 +264,10 @@ impl ImageSession {
 
     /// Sends bytes to the place that the registry names for them.
     async fn push_blob(&self, blob: Blob) -> Result<(), RegistryProblem> {
-        let begin = self.request(Method::POST, self.address("blobs/uploads/")?).body("");
-        let begun = self.asked().ask(begin).await?;
-        let named = begun.headers().get(LOCATION).and_then(|place| place.to_str().ok());
-        let Some(mut place) = named.and_then(|place| begun.url().join(place).ok()) else {
+        let request = self.request(Method::POST, self.address("blobs/uploads/")?).body("");
+        let opened = self.asked().ask(request).await?;
+        let named = opened.headers().get(LOCATION).and_then(|place| place.to_str().ok());
+        let Some(mut place) = named.and_then(|place| opened.url().join(place).ok()) else {
             let host = self.image.registry();
             return Err(RegistryProblem::Answer(format!("the registry {host} names no place for what is pushed")));
         };
