@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outbox::core::{
-    Attempt, AttemptReport, DeliveryMode, Failure, FailureClass, Handler as _, Outcome, PluginState, Span, SpanSink,
-    TraceContext, TracedAttempt,
+    Attempt, AttemptReport, DeliveryMode, Failure, FailureClass, Handler as _, Outcome, PluginLimits, PluginRuns,
+    PluginState, Span, SpanSink, TraceContext, TracedAttempt,
 };
 use outbox::runtime::{Plugins, compile, inspect};
 use serde_json::json;
@@ -363,6 +363,26 @@ async fn compiling_fills_the_cache_that_a_host_takes_the_code_from_and_needs_no_
     host.put("p.wasm", Wat::default().bytes());
     host.until("the plugin", |host| host.types() == ["t"]).await;
     assert_eq!(cached_code(&host), code, "the host compiled it again");
+}
+
+#[tokio::test]
+async fn the_status_says_what_a_plugin_may_do_and_what_its_attempts_came_to() {
+    let manifest = "limits = { cpu = '20ms', concurrency = 3 }
+        [grant]
+        state = true
+        emit = ['b']
+        [[grant.http]]
+        origin = 'https://mail.example'
+        methods = ['POST']
+        path = '/a-secret-path'";
+    let host = host_with(Wat { handle: LOOP, ..Wat::default() }, manifest).await;
+    let status = host.status("p");
+    assert_eq!(status.grants, ["POST https://mail.example", "state", "emit b"]);
+    let limits = PluginLimits { concurrency: Some(3), cpu_ms: 20, memory: 64 << 20, rate: None };
+    assert_eq!((status.limits, status.runs), (Some(limits), PluginRuns::default()));
+    host.handle("t").await;
+    let runs = host.status("p").runs;
+    assert!((runs.attempts, runs.faults) == (1, 1) && runs.cpu_ms >= 20, "{runs:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox::core::{BreakerState, BreakerStatus, PluginState, PluginStatus};
+use outbox::core::{BreakerState, BreakerStatus, PluginLimits, PluginRuns, PluginState, PluginStatus};
 use outbox::http::Role;
 use outbox::item::NewItem;
 use outbox::store::{Control, ControlRequest, Execution, Pod};
@@ -56,6 +56,37 @@ mod on_each {
             let text = desk.get("/cockpit").await.text();
             assert_eq!(text.contains("The oldest that is due waits 1 min"), is_due, "{state:?}: {text}");
         }
+    }
+
+    pub(super) async fn a_plugin_is_shown_with_what_it_may_do_and_what_its_attempts_came_to(backend: Backend) {
+        let desk = Desk::open(backend).await;
+        let limits = PluginLimits { concurrency: Some(5), cpu_ms: 2_000, memory: 64 << 20, rate: Some(2.5) };
+        let runs = PluginRuns { attempts: 4_000, cpu_ms: 1_000, faults: 2 };
+        let grants = vec!["POST https://mail.example".to_owned(), "state".to_owned()];
+        heartbeat(&desk, PluginStatus { grants, limits: Some(limits), runs, ..mail(PluginState::Active, None) }).await;
+        let text = desk.get("/cockpit/plugins").await.text();
+        for told in [
+            "may: POST https://mail.example; state",
+            "limits: 2.0 s of CPU and 64.0 MiB of memory for an attempt, 5 at a time, 2.5 a second",
+            "attempts: 4,000, 0.2 ms of CPU each, 2 faults of the component",
+        ] {
+            assert!(text.contains(told), "{told}: {text}");
+        }
+    }
+
+    pub(super) async fn a_type_of_which_no_more_may_be_claimed_is_limited(backend: Backend) {
+        let desk = Desk::open(backend).await;
+        for key in ["a", "b"] {
+            desk.fixture.enqueue(item(key)).await;
+        }
+        let limits = Some(PluginLimits { concurrency: Some(1), ..PluginLimits::default() });
+        heartbeat(&desk, PluginStatus { limits, ..mail(PluginState::Active, None) }).await;
+        let claimed = desk.fixture.claim_one("mail").await.item.id;
+        let text = desk.get("/cockpit").await.text();
+        assert!(text.contains("mail limited"), "{text}");
+        let waiting = if claimed.get() == 1 { 2 } else { 1 };
+        let text = desk.get(&format!("/cockpit/items/{waiting}")).await.text();
+        assert!(text.contains("waits for the limit of its type: 1 at a time"), "{text}");
     }
 
     pub(super) async fn a_component_in_quarantine_is_shown_with_its_reason_and_released(backend: Backend) {
@@ -134,6 +165,8 @@ mod on_each {
 
 on_each_backend! {
     what_a_breaker_holds_back_is_not_called_due
+    a_plugin_is_shown_with_what_it_may_do_and_what_its_attempts_came_to
+    a_type_of_which_no_more_may_be_claimed_is_limited
     a_component_in_quarantine_is_shown_with_its_reason_and_released
     a_saga_is_shown_from_its_begin_over_its_steps_to_its_end
     a_calm_outbox_says_so_in_its_first_sentence

@@ -127,7 +127,8 @@ async fn the_cockpit_shows_sagas_violations_pods_and_plugins() {
         ..PluginStatus::default()
     }];
     let shown = json!([{
-        "name": "vector", "types": ["vector_upsert"], "generation": 1, "error": null, "image": null, "state": "active",
+        "name": "vector", "types": ["vector_upsert"], "generation": 1, "error": null, "grants": [], "image": null, "limits": null,
+        "runs": { "attempts": 0, "cpu_ms": 0, "faults": 0 }, "state": "active",
         "digest": null, "file": "", "previous": null, "refused": [], "role": null, "version": null,
     }]);
     let status = HostStatus {

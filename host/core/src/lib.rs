@@ -110,7 +110,7 @@ pub use crate::plugin_ports::{
     OwnersError, PresentPlugin, QuarantineEntry, QuarantineError, QuarantineStore, StateReadError, StateReader,
     TypeOwner, TypeOwners,
 };
-pub use crate::plugin_status::{PluginState, PluginStatus, RefusedType};
+pub use crate::plugin_status::{PluginLimits, PluginRuns, PluginState, PluginStatus, RefusedType};
 pub use crate::recording::{RecordedBody, RecordedExchange, RecordedResponse, Recording};
 pub use crate::retry::{MAX_RETRY_AFTER, MAX_UNCOUNTED_PERIOD, RetryPolicy};
 pub use crate::settlement::{Circumstances, Settlement, settlement_for};

@@ -12,7 +12,7 @@ use serde_json::Value;
 ///
 /// The fields are declared in the order in which JSON shows them. A process may read the status that another version
 /// of the host wrote: a member that is missing takes its default, and a member that is unknown is ignored.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PluginStatus {
     /// The SHA-256 of the component that runs, in hex.
@@ -24,9 +24,13 @@ pub struct PluginStatus {
     pub file: PathBuf,
     /// The number of this load in its process, ascending; `None` before the first.
     pub generation: Option<u64>,
+    /// What its manifest lets it do besides computing, in words: requests by method and origin, state, follow-ups.
+    pub grants: Vec<String>,
     /// The image that the component is from, where a registry gave it: `oci://HOST/REPOSITORY:TAG@sha256:…`, without the
     /// digest where it is not known.
     pub image: Option<String>,
+    /// How much it may use; `None` while it is not loaded.
+    pub limits: Option<PluginLimits>,
     /// The file stem.
     pub name: String,
     /// The SHA-256 of the component that would run after a rollback, where this process knows one.
@@ -35,6 +39,8 @@ pub struct PluginStatus {
     pub refused: Vec<RefusedType>,
     /// The role whose folder the file is in.
     pub role: Option<String>,
+    /// What its attempts in this process came to since it was loaded.
+    pub runs: PluginRuns,
     /// Whether the plugin gets items.
     pub state: PluginState,
     /// The types whose items the plugin gets.
@@ -75,6 +81,32 @@ impl PluginState {
             Self::Unknown => "unknown",
         }
     }
+}
+
+/// How much a plugin may use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PluginLimits {
+    /// Claims of each of its types at a time, in all processes together; no limit if absent.
+    pub concurrency: Option<u32>,
+    /// CPU time of one attempt, in milliseconds.
+    pub cpu_ms: u64,
+    /// Memory of one attempt, in bytes.
+    pub memory: u64,
+    /// Claims of each of its types per second, in all processes together; no limit if absent.
+    pub rate: Option<f64>,
+}
+
+/// What the attempts of a plugin came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PluginRuns {
+    /// Attempts that have ended.
+    pub attempts: u64,
+    /// Their CPU time, in milliseconds.
+    pub cpu_ms: u64,
+    /// Those at whose failure the component was at fault: it trapped, or exceeded a limit.
+    pub faults: u64,
 }
 
 /// A type that a plugin handles and that another plugin owns.
@@ -120,8 +152,10 @@ mod tests {
     use super::*;
 
     const COMPLETE: &str = concat!(
-        r#"[{"digest":"ab","error":"no such import","file":"/p/webhook.wasm","generation":2,"image":null,"name":"webhook","#,
-        r#""previous":"cd","refused":[{"reason":"/p/mail.wasm handles it","type":"mail"}],"role":"vector","state":"active","#,
+        r#"[{"digest":"ab","error":"no such import","file":"/p/webhook.wasm","generation":2,"grants":["state"],"#,
+        r#""image":null,"limits":{"concurrency":5,"cpu_ms":2000,"memory":1024,"rate":null},"name":"webhook","#,
+        r#""previous":"cd","refused":[{"reason":"/p/mail.wasm handles it","type":"mail"}],"role":"vector","#,
+        r#""runs":{"attempts":3,"cpu_ms":2,"faults":1},"state":"active","#,
         r#""types":["fax"],"version":"1.0.0"}]"#
     );
 
@@ -131,11 +165,14 @@ mod tests {
             error: Some("no such import".into()),
             file: "/p/webhook.wasm".into(),
             generation: Some(2),
+            grants: vec!["state".into()],
             image: None,
+            limits: Some(PluginLimits { concurrency: Some(5), cpu_ms: 2_000, memory: 1_024, rate: None }),
             name: "webhook".into(),
             previous: Some("cd".into()),
             refused: vec![RefusedType { reason: "/p/mail.wasm handles it".into(), r#type: "mail".into() }],
             role: Some("vector".into()),
+            runs: PluginRuns { attempts: 3, cpu_ms: 2, faults: 1 },
             state: PluginState::Active,
             types: vec!["fax".into()],
             version: Some("1.0.0".into()),

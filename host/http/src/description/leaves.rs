@@ -263,9 +263,14 @@ pub(crate) struct PluginForm {
     /// The number of this load in its process.
     #[schema(required = true)]
     generation: Option<u64>,
+    /// What its manifest lets it do besides computing.
+    grants: Vec<String>,
     /// The image that the component is from, where a registry gave it.
     #[schema(required = true)]
     image: Option<String>,
+    /// How much it may use; null while it is not loaded.
+    #[schema(required = true)]
+    limits: Option<PluginLimitsForm>,
     /// The name of its file without the ending.
     name: String,
     /// The SHA-256 of the component that would run after a rollback.
@@ -276,6 +281,8 @@ pub(crate) struct PluginForm {
     /// The role whose folder the file is in.
     #[schema(required = true)]
     role: Option<String>,
+    /// What its attempts in this process came to since it was loaded.
+    runs: PluginRunsForm,
     /// What it does now.
     state: PluginStateWord,
     /// The types whose items it gets.
@@ -283,6 +290,34 @@ pub(crate) struct PluginForm {
     /// The version that the component reports.
     #[schema(required = true)]
     version: Option<String>,
+}
+
+/// How much a plugin may use.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct PluginLimitsForm {
+    /// Claims of each of its types at a time, in all processes together.
+    #[schema(required = true)]
+    concurrency: Option<u32>,
+    /// CPU time of one attempt, in milliseconds.
+    cpu_ms: u64,
+    /// Memory of one attempt, in bytes.
+    memory: u64,
+    /// Claims of each of its types per second, in all processes together.
+    #[schema(required = true)]
+    rate: Option<f64>,
+}
+
+/// What the attempts of a plugin came to.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes")]
+pub(crate) struct PluginRunsForm {
+    /// Attempts that have ended.
+    attempts: u64,
+    /// Their CPU time, in milliseconds.
+    cpu_ms: u64,
+    /// Those at whose failure the component was at fault.
+    faults: u64,
 }
 
 /// A type that a plugin handles and another one owns.

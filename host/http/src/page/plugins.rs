@@ -3,15 +3,16 @@
 use askama::Template;
 use axum::response::Response;
 
-use outbox_core::{PluginState, PluginStatus};
+use outbox_core::{PluginLimits, PluginRuns, PluginState, PluginStatus};
 use outbox_store::{AuditQuery, HistoryFigures, Overview, Pod, QuarantineRecord};
 
 use crate::glance::Glance;
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
 use crate::page::pods::plugin_state;
+use crate::page::types::claim_limits;
 use crate::page::visit::{Visit, shown};
-use crate::page::words::{Ago, begun, count, lasted, share, short_digest};
+use crate::page::words::{Ago, begun, bytes, count, lasted, share, short_digest, span_ms};
 use crate::problem::ApiError;
 
 /// Entries of the history of plugins.
@@ -40,7 +41,15 @@ struct VersionRow {
     version: String,
     generation: String,
     types: Vec<TypeFigures>,
+    /// What it may do, how much it may use, and what its attempts came to.
+    terms: Vec<Term>,
     rollback: Option<String>,
+}
+
+/// A line about a plugin: what it is about, and the words.
+struct Term {
+    about: &'static str,
+    words: String,
 }
 
 /// How a type of a plugin fares.
@@ -121,7 +130,43 @@ fn version_row(pod: &Pod, plugin: &PluginStatus, glance: &Glance) -> VersionRow 
         version: plugin.version.clone().unwrap_or_default(),
         generation: plugin.generation.map_or("–".to_owned(), |number| number.to_string()),
         types: plugin.types.iter().map(|name| type_figures(name, glance)).collect(),
+        terms: terms(plugin),
         rollback: plugin.digest.as_ref().filter(|_| can_return).map(|digest| control("rollback", &plugin.name, digest)),
+    }
+}
+
+/// The grants, the limits and the attempts of a plugin that is loaded; nothing of one that is not.
+fn terms(plugin: &PluginStatus) -> Vec<Term> {
+    let Some(limits) = &plugin.limits else { return Vec::new() };
+    let grants = if plugin.grants.is_empty() { "only computes".to_owned() } else { plugin.grants.join("; ") };
+    let lines = [("may", grants), ("limits", limits_in_words(limits)), ("attempts", runs_in_words(&plugin.runs))];
+    lines.into_iter().map(|(about, words)| Term { about, words }).collect()
+}
+
+fn limits_in_words(limits: &PluginLimits) -> String {
+    let each = format!("{} of CPU and {} of memory for an attempt", duration(limits.cpu_ms), bytes(limits.memory));
+    claim_limits(limits).into_iter().fold(each, |words, limit| format!("{words}, {limit}"))
+}
+
+fn runs_in_words(PluginRuns { attempts, cpu_ms, faults }: &PluginRuns) -> String {
+    if *attempts == 0 {
+        return "none since it was loaded".to_owned();
+    }
+    let micros = cpu_ms.saturating_mul(1000) / attempts;
+    let cpu =
+        if micros < 10_000 { format!("{}.{} ms", micros / 1000, micros % 1000 / 100) } else { duration(micros / 1000) };
+    format!("{}, {cpu} of CPU each, {}", count(*attempts), faults_in_words(*faults))
+}
+
+fn duration(ms: u64) -> String {
+    span_ms(i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+fn faults_in_words(faults: u64) -> String {
+    match faults {
+        0 => "no fault of the component".to_owned(),
+        1 => "one fault of the component".to_owned(),
+        faults => format!("{} faults of the component", count(faults)),
     }
 }
 

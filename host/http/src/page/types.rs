@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use outbox_core::BreakerState;
+use outbox_core::{BreakerState, PluginLimits};
 use outbox_item::Status;
 use outbox_store::OTHER_TYPES;
 
@@ -14,6 +14,8 @@ use crate::page::words::{NO_REASON, count, lasted, rate, share, span_ms};
 
 /// The most types that the overview lists.
 const LISTED: usize = 100;
+/// The share of a rate that counts as all of it: the figures are of whole minutes.
+const NEARLY: f64 = 0.9;
 
 /// A type, as the overview shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -103,6 +105,33 @@ fn type_row(glance: &Glance, name: &str) -> TypeRow {
     }
 }
 
+/// The limits of a type's claims, in words.
+pub(super) fn claim_limits(limits: &PluginLimits) -> Vec<String> {
+    let at_a_time = limits.concurrency.map(|most| format!("{most} at a time"));
+    let each_second = limits.rate.map(|rate| format!("{rate} a second"));
+    at_a_time.into_iter().chain(each_second).collect()
+}
+
+/// The limit that holds back the claims of the type now, in words: as many are claimed as may be, or as many a second
+/// have ended lately.
+pub(super) fn reached_limit(glance: &Glance, name: &str) -> Option<String> {
+    let mut plugins = glance.overview.serving_plugins().filter(|plugin| plugin.types.iter().any(|known| known == name));
+    let limits = plugins.find_map(|plugin| plugin.limits.as_ref())?;
+    let claimed = items(glance, name, Status::Claimed);
+    if let Some(most) = limits.concurrency.filter(|most| claimed >= u64::from(*most)) {
+        return Some(format!("{most} at a time"));
+    }
+    let series = glance.history.types.get(name)?;
+    let (ended, during) = lately(series, glance.overview.now, |figures| figures.done + figures.failed);
+    let is_reached = |rate: &f64| as_float(ended) >= rate * NEARLY * during.as_secs_f64();
+    limits.rate.filter(is_reached).map(|rate| format!("{rate} a second"))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "compared with a rate")]
+const fn as_float(count: u64) -> f64 {
+    count as f64
+}
+
 /// Whether workers claim the items of the type.
 pub(super) fn is_serving(glance: &Glance, name: &str) -> bool {
     type_state(glance, name).class == "done"
@@ -122,10 +151,13 @@ fn type_state(glance: &Glance, name: &str) -> TypeState {
         Some(BreakerState::Closing) => return state("wait", "recovering", "its receiver is back".to_owned()),
         _ => {}
     }
-    if glance.served.iter().any(|served| served == name) {
-        return state("done", "serving", String::new());
-    }
     let waiting = items(glance, name, Status::Pending);
+    if glance.served.iter().any(|served| served == name) {
+        return match reached_limit(glance, name).filter(|_| waiting > 0) {
+            Some(limit) => state("wait", "limited", limit),
+            None => state("done", "serving", String::new()),
+        };
+    }
     if waiting > 0 {
         state("bad", "unhandled", "no process has a handler".to_owned())
     } else {

@@ -8,6 +8,7 @@ use outbox_store::{Pod, StuckEntry, StuckKind};
 
 use crate::answers::{Sight, Visible};
 use crate::glance::Glance;
+use crate::page::types::reached_limit;
 use crate::page::words::{NO_REASON, counted, cut, span};
 
 /// Said in place of a message that the reader may not see.
@@ -91,7 +92,10 @@ fn waiting(item: &Item, glance: &Glance) -> String {
     match (&item.ordering_key, blocking(item, glance)) {
         (Some(key), Some(dead)) => format!("due; behind item {dead}, which is dead and blocks the key {key}"),
         (Some(key), None) => format!("due; waits for its turn in the key {key}, or for a worker"),
-        (None, _) => "due; waits for a worker, or for a limit of its type".to_owned(),
+        (None, _) => match reached_limit(glance, &item.item_type) {
+            Some(limit) => format!("due; waits for the limit of its type: {limit}"),
+            None => "due; waits for a worker".to_owned(),
+        },
     }
 }
 

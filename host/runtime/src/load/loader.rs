@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use wasmtime::component::Component;
 
-use outbox_core::{ComponentDigest, Failure, FailureClass};
+use outbox_core::{ComponentDigest, Failure, FailureClass, PluginRuns};
 use outbox_item::validate_type;
 
 use crate::bindings::PluginPre;
@@ -75,6 +75,16 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
+    /// What its attempts came to.
+    pub(crate) fn runs(&self) -> PluginRuns {
+        let (attempts, cpu) = self.plugin.cpu_total.read();
+        PluginRuns {
+            attempts,
+            cpu_ms: u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX),
+            faults: self.conduct.faults(),
+        }
+    }
+
     /// Whether attempts are running on this generation.
     pub(crate) fn is_busy(&self) -> bool {
         Arc::strong_count(&self.busy) > 1

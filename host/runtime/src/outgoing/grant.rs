@@ -76,6 +76,17 @@ pub(crate) enum AddressScope {
 }
 
 impl Grants {
+    /// What is granted, in words: neither paths nor headers, which may contain secrets.
+    pub(crate) fn in_words(&self) -> Vec<String> {
+        let request = |rule: &HttpGrant| {
+            let methods = rule.methods.as_ref().map(|methods| methods.iter().map(Method::as_str).collect::<Vec<_>>());
+            format!("{} {}", methods.map_or("any method".to_owned(), |methods| methods.join(", ")), rule.origin)
+        };
+        let state = self.state.then(|| "state".to_owned());
+        let emit = (!self.emit.is_empty()).then(|| format!("emit {}", self.emit.join(", ")));
+        self.http.iter().map(request).chain(state).chain(emit).collect()
+    }
+
     /// The grant that allows a request, if there is one.
     pub(crate) fn allow(&self, method: &Method, uri: &Uri) -> Option<&HttpGrant> {
         if has_dot_segment(uri.path()) {

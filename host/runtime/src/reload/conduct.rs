@@ -35,6 +35,8 @@ pub(crate) struct Conduct(Mutex<ConductState>);
 #[derive(Debug, Default)]
 struct ConductState {
     latest: VecDeque<(u64, CanarySample)>,
+    /// Attempts at which the component was at fault, of all.
+    faults: u64,
     /// Whether an attempt has ended well, or with nothing worse than a retry.
     has_worked: bool,
 }
@@ -59,8 +61,14 @@ impl Conduct {
             state.latest.pop_front();
         }
         state.latest.push_back((hasher.finish(), sample));
+        state.faults += u64::from(sample == CanarySample::Fault);
         state.has_worked |= sample != CanarySample::Permanent;
         !state.has_worked && state.worst().len() == FIRST_ITEMS
+    }
+
+    /// The attempts at which the component was at fault.
+    pub(crate) fn faults(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).faults
     }
 
     /// The shares of failures; `None` while too few items are known to compare others with.

@@ -125,7 +125,9 @@ impl Routing {
 
     /// The status of every file in the folder, and of every old generation that still finishes attempts.
     pub(crate) fn status(&self) -> Vec<PluginStatus> {
-        let mut status = self.table.load().status.clone();
+        let table = self.table.load();
+        let mut status = table.status.clone();
+        table.add_runs(&mut status);
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.retain(|old| old.strong_count() > 0);
         let listed: Vec<_> = status.iter().filter_map(|status| status.generation).collect();
@@ -188,6 +190,14 @@ impl RoutingTable {
         let live = live.map(|live| PluginStatus { previous, ..live });
         let listed: Vec<_> = live.into_iter().chain(quarantined).collect();
         if listed.is_empty() { vec![status_of_unloaded(path, versions)] } else { listed }
+    }
+
+    /// Says what the attempts of the generations that get items came to by now.
+    fn add_runs(&self, status: &mut [PluginStatus]) {
+        let runs: BTreeMap<u64, _> = self.routes.values().map(|live| (live.number, live.runs())).collect();
+        for plugin in status {
+            plugin.runs = plugin.generation.and_then(|number| runs.get(&number)).copied().unwrap_or(plugin.runs);
+        }
     }
 
     fn assign_types(
@@ -292,10 +302,10 @@ fn status_of(generation: &Generation, state: PluginState) -> PluginStatus {
         digest: Some(generation.digest.to_string()),
         types: generation.types.clone(),
         version: Some(generation.version.clone()),
-        error: None,
-        image: None,
-        previous: None,
-        refused: Vec::new(),
+        runs: generation.runs(),
+        grants: generation.manifest.grants.in_words(),
+        limits: Some(generation.manifest.limits.in_status()),
+        ..PluginStatus::default()
     }
 }
 
@@ -305,15 +315,9 @@ fn status_of_unloaded(path: &PluginPath, versions: &PluginVersions) -> PluginSta
         name: path.file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         role: path.file.parent().filter(|_| !path.is_root).and_then(name),
         file: path.file.clone(),
-        generation: None,
         state: if versions.error.is_some() { PluginState::Failed } else { PluginState::Loading },
-        digest: None,
-        types: Vec::new(),
-        version: None,
         error: versions.error.as_ref().map(ToString::to_string),
-        image: None,
-        previous: None,
-        refused: Vec::new(),
+        ..PluginStatus::default()
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,13 @@ pub(crate) struct CpuLimitExceeded(pub Duration);
 pub(crate) struct CpuMeter {
     limit: Duration,
     state: Arc<Mutex<MeterState>>,
+}
+
+/// The calls of a plugin that have ended, and their CPU time.
+#[derive(Debug, Default)]
+pub(crate) struct CpuTotal {
+    calls: AtomicU64,
+    micros: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +69,20 @@ impl CpuMeter {
     }
 }
 
+impl CpuTotal {
+    /// Adds a call that has ended.
+    pub(crate) fn add(&self, meter: &CpuMeter) {
+        let spent = meter.with_state(|state| state.spent);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(u64::try_from(spent.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The number of calls, and their CPU time.
+    pub(crate) fn read(&self) -> (u64, Duration) {
+        (self.calls.load(Ordering::Relaxed), Duration::from_micros(self.micros.load(Ordering::Relaxed)))
+    }
+}
+
 impl MeterState {
     fn total(&self) -> Duration {
         self.spent + self.resumed.map_or(Duration::ZERO, |resumed| thread_time().saturating_sub(resumed))
@@ -94,6 +116,10 @@ mod tests {
             meter.check()
         };
         let message = meter.measure(&ticker, computing).await.unwrap_err().to_string();
+        let total = CpuTotal::default();
+        total.add(&meter);
+        let (calls, spent) = total.read();
+        assert!(calls == 1 && spent >= Duration::from_millis(30), "{spent:?}");
         assert_eq!(message, "the component computed for longer than `limits.cpu`, which is 20ms");
     }
 }

@@ -29,7 +29,7 @@ use crate::outgoing::host_headers::HostHeaders;
 use crate::outgoing::network::Network;
 use crate::outgoing::policy::{OutgoingHttp, OutgoingPolicy};
 use crate::outgoing::redact::Redactor;
-use crate::sandbox::cpu_meter::CpuMeter;
+use crate::sandbox::cpu_meter::{CpuMeter, CpuTotal};
 use crate::sandbox::engine::SharedEngine;
 use crate::sandbox::epoch_ticker::Ticker;
 use crate::sandbox::failure_mapping;
@@ -63,6 +63,8 @@ pub(crate) struct LinkedPlugin {
     types: TypeNames,
     config: Arc<BTreeMap<String, String>>,
     ticker: Arc<Ticker>,
+    /// Of its attempts.
+    pub(crate) cpu_total: CpuTotal,
 }
 
 type GuestResult = Result<Option<Vec<u8>>, GuestFailure>;
@@ -112,6 +114,7 @@ impl LinkedPlugin {
             grants,
             config: Arc::new(manifest.config.clone()),
             ticker: Arc::clone(&engine.ticker),
+            cpu_total: CpuTotal::default(),
         }
     }
 
@@ -179,6 +182,7 @@ impl LinkedPlugin {
             () = attempt.stop.cancelled() => CallEnd::Interrupted,
             () = tokio::time::sleep_until(attempt.deadline) => CallEnd::TimedOut,
         };
+        self.cpu_total.add(&cpu);
         let maybe_executed = call.observations.side_effects() == SideEffects::Possible;
         let outcome = call.observations.after_breakers(self.outcome(end, &call, store, attempt.mode));
         let recording = self.recording(&outcome, &call);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use outbox_core::PluginLimits;
 use outbox_item::millis;
 
 use crate::load::manifest::error::ManifestError;
@@ -46,6 +47,14 @@ pub struct Limits {
     pub result: u64,
     /// Bytes of the component itself.
     pub component: u64,
+}
+
+impl Limits {
+    /// Those that operators compare with what happens.
+    pub(crate) fn in_status(&self) -> PluginLimits {
+        let Self { memory, cpu, concurrency, rate, .. } = *self;
+        PluginLimits { concurrency, cpu_ms: millis(cpu).unsigned_abs(), memory, rate }
+    }
 }
 
 /// Writes a duration in whole milliseconds, as all JSON of the outbox does.
