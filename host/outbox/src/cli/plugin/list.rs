@@ -115,8 +115,9 @@ mod tests {
         assert_eq!(
             serde_json::to_value([listed]).unwrap().to_string(),
             concat!(
-                r#"[{"digest":null,"error":null,"file":"","generation":null,"image":null,"name":"webhook","pod":"a","#,
-                r#""previous":null,"refused":[],"role":null,"state":"unknown","types":[],"version":null}]"#
+                r#"[{"digest":null,"error":null,"file":"","generation":null,"grants":[],"#,
+                r#""image":null,"limits":null,"name":"webhook","pod":"a","previous":null,"refused":[],"role":null,"#,
+                r#""runs":{"attempts":0,"cpu_ms":0,"faults":0},"state":"unknown","types":[],"version":null}]"#
             )
         );
         let scanned = ListedPlugin { status: webhook(), pod: None };
