@@ -377,8 +377,8 @@ async fn the_status_says_what_a_plugin_may_do_and_what_its_attempts_came_to() {
         path = '/a-secret-path'";
     let host = host_with(Wat { handle: LOOP, ..Wat::default() }, manifest).await;
     let status = host.status("p");
-    assert_eq!(status.grants, ["POST https://mail.example", "state", "emit b"]);
-    let limits = PluginLimits { concurrency: Some(3), cpu_ms: 20, memory: 64 << 20, rate: None };
+    assert_eq!(status.grants, ["POST https://mail.example, some paths", "state", "emit b"]);
+    let limits = PluginLimits { concurrency: Some(3), cpu_ms: 20, memory: 64 << 20, ..PluginLimits::default() };
     assert_eq!((status.limits, status.runs), (Some(limits), PluginRuns::default()));
     host.handle("t").await;
     let runs = host.status("p").runs;

@@ -60,14 +60,21 @@ mod on_each {
 
     pub(super) async fn a_plugin_is_shown_with_what_it_may_do_and_what_its_attempts_came_to(backend: Backend) {
         let desk = Desk::open(backend).await;
-        let limits = PluginLimits { concurrency: Some(5), cpu_ms: 2_000, memory: 64 << 20, rate: Some(2.5) };
+        let limits = PluginLimits {
+            concurrency: Some(5),
+            cpu_ms: 2_000,
+            memory: 64 << 20,
+            rate: Some(5.0 / 3_600.0),
+            concurrency_per_key: Some(2),
+            rate_per_key: None,
+        };
         let runs = PluginRuns { attempts: 4_000, cpu_ms: 1_000, faults: 2 };
         let grants = vec!["POST https://mail.example".to_owned(), "state".to_owned()];
         heartbeat(&desk, PluginStatus { grants, limits: Some(limits), runs, ..mail(PluginState::Active, None) }).await;
         let text = desk.get("/cockpit/plugins").await.text();
         for told in [
             "may: POST https://mail.example; state",
-            "limits: 2.0 s of CPU and 64.0 MiB of memory for an attempt, 5 at a time, 2.5 a second",
+            "limits: 2.0 s of CPU and 64.0 MiB of memory for an attempt, 5 at a time, 5 an hour, 2 at a time for each key",
             "attempts: 4,000, 0.2 ms of CPU each, 2 faults of the component",
         ] {
             assert!(text.contains(told), "{told}: {text}");

@@ -89,12 +89,16 @@ impl PluginState {
 pub struct PluginLimits {
     /// Claims of each of its types at a time, in all processes together; no limit if absent.
     pub concurrency: Option<u32>,
+    /// Claims of one fairness key at a time, in all processes together; no limit if absent.
+    pub concurrency_per_key: Option<u32>,
     /// CPU time of one attempt, in milliseconds.
     pub cpu_ms: u64,
     /// Memory of one attempt, in bytes.
     pub memory: u64,
     /// Claims of each of its types per second, in all processes together; no limit if absent.
     pub rate: Option<f64>,
+    /// Claims of one fairness key per second, in all processes together; no limit if absent.
+    pub rate_per_key: Option<f64>,
 }
 
 /// What the attempts of a plugin came to.
@@ -153,7 +157,8 @@ mod tests {
 
     const COMPLETE: &str = concat!(
         r#"[{"digest":"ab","error":"no such import","file":"/p/webhook.wasm","generation":2,"grants":["state"],"#,
-        r#""image":null,"limits":{"concurrency":5,"cpu_ms":2000,"memory":1024,"rate":null},"name":"webhook","#,
+        r#""image":null,"limits":{"concurrency":5,"concurrency_per_key":null,"cpu_ms":2000,"#,
+        r#""memory":1024,"rate":null,"rate_per_key":0.5},"name":"webhook","#,
         r#""previous":"cd","refused":[{"reason":"/p/mail.wasm handles it","type":"mail"}],"role":"vector","#,
         r#""runs":{"attempts":3,"cpu_ms":2,"faults":1},"state":"active","#,
         r#""types":["fax"],"version":"1.0.0"}]"#
@@ -167,7 +172,13 @@ mod tests {
             generation: Some(2),
             grants: vec!["state".into()],
             image: None,
-            limits: Some(PluginLimits { concurrency: Some(5), cpu_ms: 2_000, memory: 1_024, rate: None }),
+            limits: Some(PluginLimits {
+                concurrency: Some(5),
+                cpu_ms: 2_000,
+                memory: 1_024,
+                rate_per_key: Some(0.5),
+                ..PluginLimits::default()
+            }),
             name: "webhook".into(),
             previous: Some("cd".into()),
             refused: vec![RefusedType { reason: "/p/mail.wasm handles it".into(), r#type: "mail".into() }],

@@ -58,6 +58,11 @@ impl Overview {
         self.pods.iter().filter(|pod| pod.is_live(self.now))
     }
 
+    /// The pods that report regularly, also those that are not ready.
+    pub fn reporting_pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().filter(|pod| !pod.is_silent(self.now))
+    }
+
     /// The plugins of live pods, without versions that only finish their last attempts.
     pub fn serving_plugins(&self) -> impl Iterator<Item = &PluginStatus> {
         let plugins = self.live_pods().flat_map(|pod| &pod.plugins);

@@ -299,6 +299,9 @@ pub(crate) struct PluginLimitsForm {
     /// Claims of each of its types at a time, in all processes together.
     #[schema(required = true)]
     concurrency: Option<u32>,
+    /// Claims of one fairness key at a time, in all processes together.
+    #[schema(required = true)]
+    concurrency_per_key: Option<u32>,
     /// CPU time of one attempt, in milliseconds.
     cpu_ms: u64,
     /// Memory of one attempt, in bytes.
@@ -306,6 +309,9 @@ pub(crate) struct PluginLimitsForm {
     /// Claims of each of its types per second, in all processes together.
     #[schema(required = true)]
     rate: Option<f64>,
+    /// Claims of one fairness key per second, in all processes together.
+    #[schema(required = true)]
+    rate_per_key: Option<f64>,
 }
 
 /// What the attempts of a plugin came to.

@@ -154,10 +154,10 @@ fn dead_letters(overview: &Overview) -> Option<Need> {
     })
 }
 
-/// The plugins of live pods whose newest file does not run, each once.
+/// The plugins of processes that report whose newest file does not run, each once.
 fn plugins(overview: &Overview) -> Vec<Need> {
     let mut seen = std::collections::BTreeSet::new();
-    let all = overview.live_pods().flat_map(|pod| &pod.plugins);
+    let all = overview.reporting_pods().flat_map(|pod| &pod.plugins);
     let troubled = all.filter_map(|plugin| Some((plugin, plugin.trouble()?)));
     let first = troubled.filter(|(plugin, trouble)| seen.insert((plugin.name.clone(), trouble.clone())));
     let need = |(plugin, trouble): (&outbox_core::PluginStatus, String)| Need {

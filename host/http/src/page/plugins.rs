@@ -17,6 +17,8 @@ use crate::problem::ApiError;
 
 /// Entries of the history of plugins.
 const ENTRIES: u32 = 20;
+/// Grants of a plugin that are shown at once.
+const GRANTS: usize = 4;
 
 /// The view, as its template reads it.
 #[derive(Template)]
@@ -50,6 +52,8 @@ struct VersionRow {
 struct Term {
     about: &'static str,
     words: String,
+    /// Further ones, which a click opens.
+    more: Vec<String>,
 }
 
 /// How a type of a plugin fares.
@@ -101,11 +105,11 @@ pub(super) async fn plugins(visit: Visit) -> Result<Response, ApiError> {
 }
 
 fn versions(overview: &Overview) -> impl Iterator<Item = (&Pod, &PluginStatus)> {
-    overview.live_pods().flat_map(|pod| pod.plugins.iter().map(move |plugin| (pod, plugin)))
+    overview.reporting_pods().flat_map(|pod| pod.plugins.iter().map(move |plugin| (pod, plugin)))
 }
 
 fn opening(overview: &Overview, troubles: usize) -> String {
-    let pods = overview.live_pods().filter(|pod| !pod.plugins.is_empty()).count();
+    let pods = overview.reporting_pods().filter(|pod| !pod.plugins.is_empty()).count();
     let names: std::collections::BTreeSet<_> = versions(overview).map(|(_, plugin)| &plugin.name).collect();
     let processes = if pods == 1 { "one process".to_owned() } else { format!("{pods} processes") };
     let run = format!("{} in {processes}", begun(names.len(), "plugin"));
@@ -138,9 +142,11 @@ fn version_row(pod: &Pod, plugin: &PluginStatus, glance: &Glance) -> VersionRow 
 /// The grants, the limits and the attempts of a plugin that is loaded; nothing of one that is not.
 fn terms(plugin: &PluginStatus) -> Vec<Term> {
     let Some(limits) = &plugin.limits else { return Vec::new() };
-    let grants = if plugin.grants.is_empty() { "only computes".to_owned() } else { plugin.grants.join("; ") };
-    let lines = [("may", grants), ("limits", limits_in_words(limits)), ("attempts", runs_in_words(&plugin.runs))];
-    lines.into_iter().map(|(about, words)| Term { about, words }).collect()
+    let (shown, more) = plugin.grants.split_at(plugin.grants.len().min(GRANTS));
+    let grants = if shown.is_empty() { "nothing but compute".to_owned() } else { shown.join("; ") };
+    let lines = [("limits", limits_in_words(limits)), ("attempts", runs_in_words(&plugin.runs))];
+    let lines = lines.map(|(about, words)| Term { about, words, more: Vec::new() });
+    [Term { about: "may", words: grants, more: more.to_vec() }].into_iter().chain(lines).collect()
 }
 
 fn limits_in_words(limits: &PluginLimits) -> String {

@@ -1,11 +1,12 @@
 //! A row for each type: whether workers claim its items, how fast, how well, and what waits.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use outbox_core::{BreakerState, PluginLimits};
+use outbox_core::{BreakerState, PluginLimits, PluginStatus};
 use outbox_item::Status;
 use outbox_store::OTHER_TYPES;
 
@@ -107,24 +108,50 @@ fn type_row(glance: &Glance, name: &str) -> TypeRow {
 
 /// The limits of a type's claims, in words.
 pub(super) fn claim_limits(limits: &PluginLimits) -> Vec<String> {
-    let at_a_time = limits.concurrency.map(|most| format!("{most} at a time"));
-    let each_second = limits.rate.map(|rate| format!("{rate} a second"));
-    at_a_time.into_iter().chain(each_second).collect()
+    let at_a_time = |most: u32| format!("{most} at a time");
+    let of_key = |limit: String| format!("{limit} for each key");
+    let of_type = [limits.concurrency.map(at_a_time), limits.rate.map(rate_in_words)];
+    let of_keys = [limits.concurrency_per_key.map(at_a_time), limits.rate_per_key.map(rate_in_words)];
+    of_type.into_iter().chain(of_keys.map(|limit| limit.map(of_key))).flatten().collect()
 }
 
-/// The limit that holds back the claims of the type now, in words: as many are claimed as may be, or as many a second
-/// have ended lately.
+/// A rate in the unit in which it is no fraction, if there is one.
+fn rate_in_words(each_second: f64) -> String {
+    let units = [(1.0, "a second"), (60.0, "a minute"), (3_600.0, "an hour")];
+    let whole = units.into_iter().find(|(seconds, _)| each_second * seconds >= 1.0);
+    let (seconds, unit) = whole.unwrap_or((3_600.0, "an hour"));
+    let number = format!("{:.2}", each_second * seconds);
+    format!("{} {unit}", number.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// The limits of the type's claims, where it has some.
+pub(super) fn limits_of<'a>(glance: &'a Glance, name: &str) -> Option<&'a PluginLimits> {
+    let of_type = |plugin: &&PluginStatus| plugin.types.iter().any(|known| known == name);
+    let mut limits = glance.overview.serving_plugins().filter(of_type).filter_map(|plugin| plugin.limits.as_ref());
+    limits.find(|limits| !claim_limits(limits).is_empty())
+}
+
+/// The limit that holds back the claims of the type now, in words: as many are claimed as may be, or another one now
+/// would be more than its rate. Limits of fairness keys are not looked at.
 pub(super) fn reached_limit(glance: &Glance, name: &str) -> Option<String> {
-    let mut plugins = glance.overview.serving_plugins().filter(|plugin| plugin.types.iter().any(|known| known == name));
-    let limits = plugins.find_map(|plugin| plugin.limits.as_ref())?;
+    let limits = limits_of(glance, name)?;
     let claimed = items(glance, name, Status::Claimed);
     if let Some(most) = limits.concurrency.filter(|most| claimed >= u64::from(*most)) {
         return Some(format!("{most} at a time"));
     }
-    let series = glance.history.types.get(name)?;
-    let (ended, during) = lately(series, glance.overview.now, |figures| figures.done + figures.failed);
-    let is_reached = |rate: &f64| as_float(ended) >= rate * NEARLY * during.as_secs_f64();
-    limits.rate.filter(is_reached).map(|rate| format!("{rate} a second"))
+    limits.rate.filter(|rate| is_rate_reached(glance, name, *rate)).map(rate_in_words)
+}
+
+/// Whether so many attempts ended in this minute, with the one before, or in the last hour, that another one would be above
+/// the rate.
+fn is_rate_reached(glance: &Glance, name: &str, each_second: f64) -> bool {
+    let steps = glance.history.types.get(name).map_or(&[][..], |series| &series.steps);
+    [1, 2, steps.len()].into_iter().any(|last| {
+        let steps = &steps[steps.len().saturating_sub(last)..];
+        let ended = steps.iter().map(|step| step.figures.done + step.figures.failed).sum::<u64>();
+        let during = steps.first().map_or(Duration::ZERO, |step| glance.overview.now.since(step.at));
+        ended > 0 && as_float(ended + 1) >= each_second * NEARLY * during.as_secs_f64()
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "compared with a rate")]

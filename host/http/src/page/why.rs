@@ -8,7 +8,7 @@ use outbox_store::{Pod, StuckEntry, StuckKind};
 
 use crate::answers::{Sight, Visible};
 use crate::glance::Glance;
-use crate::page::types::reached_limit;
+use crate::page::types::{claim_limits, limits_of, reached_limit};
 use crate::page::words::{NO_REASON, counted, cut, span};
 
 /// Said in place of a message that the reader may not see.
@@ -91,11 +91,17 @@ fn waiting(item: &Item, glance: &Glance) -> String {
     }
     match (&item.ordering_key, blocking(item, glance)) {
         (Some(key), Some(dead)) => format!("due; behind item {dead}, which is dead and blocks the key {key}"),
-        (Some(key), None) => format!("due; waits for its turn in the key {key}, or for a worker"),
-        (None, _) => match reached_limit(glance, &item.item_type) {
-            Some(limit) => format!("due; waits for the limit of its type: {limit}"),
-            None => "due; waits for a worker".to_owned(),
-        },
+        (Some(key), None) => format!("due; waits for its turn in the key {key}, or for {}", claimer(item, glance)),
+        (None, _) => format!("due; waits for {}", claimer(item, glance)),
+    }
+}
+
+/// What an item waits for that nothing else holds back.
+fn claimer(item: &Item, glance: &Glance) -> String {
+    match (reached_limit(glance, &item.item_type), limits_of(glance, &item.item_type)) {
+        (Some(limit), _) => format!("the limit of its type: {limit}"),
+        (None, Some(limits)) => format!("a worker, or for a limit of its type: {}", claim_limits(limits).join(", ")),
+        (None, None) => "a worker".to_owned(),
     }
 }
 

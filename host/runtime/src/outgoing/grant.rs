@@ -80,7 +80,12 @@ impl Grants {
     pub(crate) fn in_words(&self) -> Vec<String> {
         let request = |rule: &HttpGrant| {
             let methods = rule.methods.as_ref().map(|methods| methods.iter().map(Method::as_str).collect::<Vec<_>>());
-            format!("{} {}", methods.map_or("any method".to_owned(), |methods| methods.join(", ")), rule.origin)
+            let methods = methods.map_or("any method".to_owned(), |methods| methods.join(", "));
+            let paths = rule.path.as_ref().filter(|path| *path != "/*").map(|_| ", some paths");
+            let private = rule.private.then_some(", also private addresses");
+            let secrets = (!rule.secrets.is_empty()).then_some(", with secrets");
+            let more: String = [paths, private, secrets].into_iter().flatten().collect();
+            format!("{methods} {}{more}", rule.origin)
         };
         let state = self.state.then(|| "state".to_owned());
         let emit = (!self.emit.is_empty()).then(|| format!("emit {}", self.emit.join(", ")));

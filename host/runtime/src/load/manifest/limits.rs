@@ -52,8 +52,9 @@ pub struct Limits {
 impl Limits {
     /// Those that operators compare with what happens.
     pub(crate) fn in_status(&self) -> PluginLimits {
-        let Self { memory, cpu, concurrency, rate, .. } = *self;
-        PluginLimits { concurrency, cpu_ms: millis(cpu).unsigned_abs(), memory, rate }
+        let Self { memory, cpu, concurrency, rate, concurrency_per_key, rate_per_key, .. } = *self;
+        let cpu_ms = millis(cpu).unsigned_abs();
+        PluginLimits { concurrency, concurrency_per_key, cpu_ms, memory, rate, rate_per_key }
     }
 }
 
