@@ -2,6 +2,8 @@
 
 #![no_main]
 
+mod plugin_settings;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -10,7 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use libfuzzer_sys::fuzz_target;
-use outbox::runtime::components;
+use outbox::runtime::{PluginSettings, components};
 
 /// Creates an entry: its first byte chooses the kind and the folder (root or role), and the rest is the name.
 /// Returns the path when the host should find the entry.
@@ -30,6 +32,12 @@ fn make(root: &Path, entry: &[u8]) -> Option<PathBuf> {
     (made.is_ok() && kind & 3 < 2 && is_named_so).then_some(path)
 }
 
+/// What a host with this role finds.
+fn found(root: &Path, role: Option<&str>) -> BTreeSet<PathBuf> {
+    let settings = PluginSettings { role: role.map(str::to_owned), ..plugin_settings::of(root) };
+    components(&settings).unwrap().into_iter().collect()
+}
+
 fuzz_target!(|input: &[u8]| {
     let home = tempfile::tempdir().unwrap();
     let root = home.path().join("plugins");
@@ -37,8 +45,7 @@ fuzz_target!(|input: &[u8]| {
     fs::write(home.path().join("target"), "linked").unwrap();
     let names = input.split(|byte| *byte == 0).filter(|entry| !entry.contains(&b'/')).take(8);
     let expected: BTreeSet<_> = names.filter_map(|entry| make(&root, entry)).collect();
-    let found: BTreeSet<_> = components(std::slice::from_ref(&root), Some("role")).unwrap().into_iter().collect();
-    assert_eq!(found, expected);
+    assert_eq!(found(&root, Some("role")), expected);
     let in_root = expected.iter().filter(|path| path.parent() == Some(&root)).cloned().collect::<BTreeSet<_>>();
-    assert_eq!(components(std::slice::from_ref(&root), None).unwrap().into_iter().collect::<BTreeSet<_>>(), in_root);
+    assert_eq!(found(&root, None), in_root);
 });
