@@ -80,7 +80,7 @@ fn limited(per_key: KeyLimits) -> ClaimRequest {
     limited
 }
 
-/// A claim of up to 50 items, of so many of each key in each second.
+/// A claim of up to 50 items, with this rate for each key, in items per second.
 fn rated(rate: f64) -> ClaimRequest {
     limited(KeyLimits { concurrency: None, rate: Some(rate) })
 }

@@ -46,7 +46,7 @@ impl UnreadBody {
         Self(Arc::new(Mutex::new(Some(body))))
     }
 
-    /// The body, for the first who asks for it.
+    /// The body; the first caller takes it out.
     pub(crate) fn take(&self) -> Option<Body> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -1,7 +1,8 @@
 //! A form that came without a session, such as one that was filled in for longer than the session lasted. The page of the
 //! log-in carries it along, so that nothing that was typed is lost.
 //!
-//! Such a form is never carried out: whoever logs in sees it again, with a new token. What a form is about is not known here.
+//! The host never carries such a form out: the person who logs in sees it again, with a new token. This file does not know
+//! what a form is about.
 
 use std::time::Duration;
 

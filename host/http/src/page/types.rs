@@ -142,8 +142,8 @@ pub(super) fn reached_limit(glance: &Glance, name: &str) -> Option<String> {
     limits.rate.filter(|rate| is_rate_reached(glance, name, *rate)).map(rate_in_words)
 }
 
-/// Whether so many attempts ended in this minute, with the one before, or in the last hour, that another one would be above
-/// the rate.
+/// Whether another attempt now would exceed the rate. Counts the attempts that ended in this minute, in the last two
+/// minutes, and in the last hour.
 fn is_rate_reached(glance: &Glance, name: &str, each_second: f64) -> bool {
     let steps = glance.history.types.get(name).map_or(&[][..], |series| &series.steps);
     [1, 2, steps.len()].into_iter().any(|last| {

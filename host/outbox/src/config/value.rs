@@ -102,7 +102,7 @@ pub(super) fn redacted_url(url: &str) -> String {
     format!("{scheme}://{place}")
 }
 
-/// A text without what stands in its URLs for who connects and with what. Each line has one value.
+/// The text without the users and passwords of its URLs. Each line has one value.
 pub(crate) fn without_users(text: &str) -> String {
     text.split_inclusive('\n').map(without_user).collect()
 }

@@ -25,7 +25,7 @@ const MANIFEST_MAX: u64 = 1 << 20;
 pub(crate) struct Folder {
     roots: Vec<PathBuf>,
     role: Option<String>,
-    /// The roots that lie in the cache folder.
+    /// The roots in the cache folder.
     in_cache: Vec<PathBuf>,
     cache: LateDir,
 }
