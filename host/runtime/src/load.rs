@@ -3,6 +3,7 @@
 pub(crate) mod code_cache;
 pub(crate) mod compatibility;
 pub(crate) mod compile;
+pub(crate) mod compile_queue;
 pub(crate) mod contract;
 pub(crate) mod contract_diff;
 pub(crate) mod folder;

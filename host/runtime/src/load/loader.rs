@@ -1,6 +1,6 @@
 //! Makes a generation from the bytes of a component: every check between a file in the folder and its first item.
 //!
-//! Components are compiled one at a time, on a blocking thread. A component runs for the first time when its file has
+//! Components are compiled one at a time, small ones first, on a blocking thread. A component runs for the first time when its file has
 //! passed all checks: it describes itself, with everything denied. The loader does not know where a component comes
 //! from or what happens to its generation.
 
@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use wasmtime::component::Component;
@@ -21,6 +20,7 @@ use crate::bindings::PluginPre;
 use crate::bindings::exports::outbox::handler::handler::Description;
 use crate::load::code_cache::CodeCache;
 use crate::load::compatibility;
+use crate::load::compile_queue::{CompileQueue, QueuePlace};
 use crate::load::manifest::Manifest;
 use crate::load::manifest::environment::EnvLookup;
 use crate::load::manifest::types::TypeNames;
@@ -102,7 +102,7 @@ pub(crate) struct Loader {
     cache: Option<CodeCache>,
     environment: EnvLookup,
     keys: TrustedKeys,
-    compiling: Mutex<()>,
+    compile_queue: Arc<CompileQueue>,
     last_number: AtomicU64,
 }
 
@@ -114,7 +114,7 @@ impl Loader {
         environment: EnvLookup,
         keys: TrustedKeys,
     ) -> Self {
-        Self { engine, cache, environment, keys, compiling: Mutex::new(()), last_number: AtomicU64::new(0) }
+        Self { engine, cache, environment, keys, compile_queue: Arc::default(), last_number: AtomicU64::new(0) }
     }
 
     /// A loader with an engine of its own, of so many slots. Errors if the engine does not start or a key cannot be read.
@@ -136,12 +136,21 @@ impl Loader {
         }
     }
 
-    /// Makes the generation of a source. Errors with the first check that fails.
-    pub(crate) async fn load(self: &Arc<Self>, source: PluginSource) -> Result<Generation, LoadError> {
+    /// Makes the generation of a source. Errors with the first check that fails. The call itself takes the place in the
+    /// queue of components that are compiled: of the futures that are polled, that of the smallest one comes first.
+    pub(crate) fn load(
+        self: &Arc<Self>,
+        source: PluginSource,
+    ) -> impl Future<Output = Result<Generation, LoadError>> + use<> {
+        let (loader, place) = (Arc::clone(self), self.compile_queue.join(source.wasm.len()));
+        async move { loader.load_from(place, source).await }
+    }
+
+    async fn load_from(self: &Arc<Self>, place: QueuePlace, source: PluginSource) -> Result<Generation, LoadError> {
         self.check_signature(&source)?;
         let manifest = self.manifest(&source)?;
         compatibility::check_bytes(&source.wasm, &manifest.limits)?;
-        let component = self.compile(&source).await?;
+        let (component, _) = self.compile_from(place, &source).await?;
         compatibility::check_world(&component)?;
         check_grants(&source.name, &component, &manifest)?;
         let plugin = self.link(&source.name, &component, &manifest)?;
@@ -197,17 +206,26 @@ impl Loader {
         self: &Arc<Self>,
         source: &PluginSource,
     ) -> Result<(Component, bool), LoadError> {
+        self.compile_from(self.compile_queue.join(source.wasm.len()), source).await
+    }
+
+    async fn compile_from(
+        self: &Arc<Self>,
+        place: QueuePlace,
+        source: &PluginSource,
+    ) -> Result<(Component, bool), LoadError> {
         // What is in the cache does not wait for components that are being compiled.
         if let Some(component) = self.cached(source).await {
             return Ok((component, true));
         }
-        let _guard = self.compiling.lock().await;
+        place.turn().await;
         let (loader, wasm, digest) = (Arc::clone(self), Arc::clone(&source.wasm), source.digest.clone());
         let compile = move || match &loader.cache {
             Some(cache) => cache.compile(&loader.engine.wasmtime, digest.as_str(), &wasm),
             None => Ok((Component::from_binary(&loader.engine.wasmtime, &wasm)?, false)),
         };
         let compiled = with_timeout(COMPILE_MAX, tokio::task::spawn_blocking(compile)).await?;
+        drop(place);
         compiled.map_err(|err| match PoolLimit::recognise(&err) {
             Some(limit) => LoadError::new(limit.to_string()),
             None => LoadError::new(format!("it is damaged, incomplete or not supported: {err:#}")),

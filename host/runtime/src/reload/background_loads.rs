@@ -29,11 +29,8 @@ pub(crate) struct BackgroundLoads {
 impl BackgroundLoads {
     /// Begins a load.
     pub(crate) fn start(&mut self, loader: &Arc<Loader>, path: PluginPath, source: PluginSource) {
-        let loader = Arc::clone(loader);
-        self.tasks.spawn(async move {
-            let result = loader.load(source.clone()).await;
-            EndedLoad { path, source, result }
-        });
+        let load = loader.load(source.clone());
+        self.tasks.spawn(async move { EndedLoad { path, source, result: load.await } });
     }
 
     /// Whether none is under way.

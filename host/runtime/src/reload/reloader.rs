@@ -183,8 +183,6 @@ impl Reloader {
         if !settled.is_empty() {
             self.loader.keep_code(self.files.values().filter_map(|file| file.digest().cloned()));
         }
-        // Small components compile in a moment. They are not kept waiting by those of interpreters.
-        settled.sort_by_key(|(_, source)| source.wasm.len());
         for (path, source) in settled {
             self.load(path, source).await;
         }
