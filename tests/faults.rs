@@ -10,6 +10,7 @@ mod held_transactions;
 mod host_process;
 mod host_wants;
 mod last_numbers;
+mod long_transactions;
 mod many_hosts;
 mod odd_rows;
 mod odd_values;

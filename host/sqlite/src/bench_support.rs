@@ -6,6 +6,7 @@
 mod wide_table;
 
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, params};
 
@@ -70,6 +71,11 @@ impl DirectStore {
 /// The rows that the largest transaction of the store has changed since it was opened, those of triggers included.
 pub fn most_changes(store: &SqliteStore) -> u64 {
     store.writer.most_changes()
+}
+
+/// The time that the longest transaction of the store has taken since the last call, its commit included.
+pub fn longest_transaction(store: &SqliteStore) -> Duration {
+    store.writer.take_longest()
 }
 
 /// Why a transaction was rolled back.

@@ -33,8 +33,22 @@ pub(crate) struct Writer {
     queue: Option<mpsc::Sender<QueuedRequest>>,
     long_polls: LongPolls,
     refusal: GroupRefusal,
-    most_changes: Arc<AtomicU64>,
+    largest: Arc<LargestTransaction>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The largest transactions, for measurements.
+#[derive(Default)]
+struct LargestTransaction {
+    changes: AtomicU64,
+    micros: AtomicU64,
+}
+
+impl LargestTransaction {
+    fn record(&self, changes: u64, took: Duration) {
+        self.changes.fetch_max(changes, Ordering::Relaxed);
+        self.micros.fetch_max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
 }
 
 /// Why the database did not take the last group; `None` once it has taken one.
@@ -72,8 +86,8 @@ impl Writer {
         changes: Arc<watch::Sender<u64>>,
     ) -> Result<Self, StoreError> {
         let (queue, requests) = mpsc::channel();
-        let (long_polls, refusal, most_changes) =
-            (LongPolls::default(), GroupRefusal::default(), Arc::<AtomicU64>::default());
+        let (long_polls, refusal) = (LongPolls::default(), GroupRefusal::default());
+        let largest = Arc::<LargestTransaction>::default();
         let writing = WriterThread {
             connection,
             is_doubtful: false,
@@ -82,14 +96,14 @@ impl Writer {
             changes,
             long_polls: long_polls.clone(),
             refusal: Arc::clone(&refusal),
-            most_changes: Arc::clone(&most_changes),
+            largest: Arc::clone(&largest),
         };
         let thread =
             std::thread::Builder::new()
                 .name("outbox-writer".into())
                 .spawn(move || writing.serve(&requests))
                 .map_err(|source| StoreError::Unavailable { tried: "starting the writer", source: source.into() })?;
-        Ok(Self { queue: Some(queue), long_polls, refusal, most_changes, thread: Some(thread) })
+        Ok(Self { queue: Some(queue), long_polls, refusal, largest, thread: Some(thread) })
     }
 
     /// Errors with the reason why the database did not take the last group of writes.
@@ -105,7 +119,13 @@ impl Writer {
     /// The rows that the largest transaction so far has changed.
     #[cfg(feature = "bench-support")]
     pub(crate) fn most_changes(&self) -> u64 {
-        self.most_changes.load(Ordering::Relaxed)
+        self.largest.changes.load(Ordering::Relaxed)
+    }
+
+    /// The time of the longest transaction since the last call, its commit included.
+    #[cfg(feature = "bench-support")]
+    pub(crate) fn take_longest(&self) -> Duration {
+        Duration::from_micros(self.largest.micros.swap(0, Ordering::Relaxed))
     }
 
     /// Runs `run` inside the next group commit and returns its result after the commit. `tried` says in an error what
@@ -174,7 +194,7 @@ struct WriterThread {
     changes: Arc<watch::Sender<u64>>,
     long_polls: LongPolls,
     refusal: GroupRefusal,
-    most_changes: Arc<AtomicU64>,
+    largest: Arc<LargestTransaction>,
 }
 
 impl WriterThread {
@@ -255,7 +275,7 @@ impl WriterThread {
     /// Commits the group: without savepoints first, and once more with them if a request failed after a change. Returns
     /// whether anything was written.
     fn commit(&self, group: &mut Group, since: Instant) -> rusqlite::Result<bool> {
-        let long_poll = || self.long_polls.fulfil(since);
+        let (long_poll, begun) = (|| self.long_polls.fulfil(since), Instant::now());
         let committed = match self.connection.transact(|tx| group.run_without_savepoints(tx, long_poll)) {
             Ok(committed) => committed,
             Err(GroupError::PartlyApplied) => {
@@ -267,7 +287,7 @@ impl WriterThread {
         if committed.wakes_workers {
             self.changes.send_modify(|version| *version += 1);
         }
-        self.most_changes.fetch_max(committed.changes, Ordering::Relaxed);
+        self.largest.record(committed.changes, begun.elapsed());
         Ok(committed.changes > 0)
     }
 }
