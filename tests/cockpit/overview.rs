@@ -8,7 +8,7 @@ use outbox::item::NewItem;
 use outbox::store::{Control, ControlRequest, Execution, Pod};
 
 use super::Desk;
-use crate::support::{Backend, dead, done, item, on_each_backend, ordered, pod};
+use crate::support::{Backend, dead, done, item, on_each_backend, ordered, pod, request};
 
 /// Reports a process with this plugin.
 async fn heartbeat(desk: &Desk, plugin: PluginStatus) {
@@ -96,6 +96,29 @@ mod on_each {
         assert!(text.contains("waits for the limit of its type: 1 at a time"), "{text}");
     }
 
+    pub(super) async fn a_type_or_a_key_that_has_used_up_its_rate_is_limited_from_the_first_moment(backend: Backend) {
+        let rate = Some(5.0 / 3_600.0);
+        let of_type = PluginLimits { rate, ..PluginLimits::default() };
+        let of_keys = PluginLimits { rate_per_key: rate, ..PluginLimits::default() };
+        for (limits, limit, waits_for) in [
+            (of_type, "5 an hour", "the limit of its type: 5 an hour"),
+            (of_keys, "5 an hour for each key", "the limit of its fairness key: 5 an hour"),
+        ] {
+            let desk = Desk::open(backend).await;
+            let mut terms = request(&["mail"], 10);
+            (terms.types[0].rate, terms.types[0].per_key.rate) = (limits.rate, limits.rate_per_key);
+            heartbeat(&desk, PluginStatus { limits: Some(limits), ..mail(PluginState::Active, None) }).await;
+            for name in ["a", "b"] {
+                desk.fixture.enqueue(NewItem { fairness_key: Some("acme".into()), ..item(name) }).await;
+            }
+            assert_eq!(desk.fixture.store.claim(&terms).await.unwrap().claims.len(), 1);
+            let html = desk.get("/cockpit").await.html().to_owned();
+            assert!(html.contains(&format!("title=\"{limit}\">limited<")), "{limit}: {html}");
+            let text = desk.get("/cockpit/items?status=PENDING").await.text();
+            assert!(text.contains(waits_for), "{waits_for}: {text}");
+        }
+    }
+
     pub(super) async fn a_component_in_quarantine_is_shown_with_its_reason_and_released(backend: Backend) {
         let desk = Desk::open(backend).await;
         desk.fixture.store.quarantine("9f2c41d0aa", "mailer", "rolled back by ada").await.unwrap();
@@ -174,6 +197,7 @@ on_each_backend! {
     what_a_breaker_holds_back_is_not_called_due
     a_plugin_is_shown_with_what_it_may_do_and_what_its_attempts_came_to
     a_type_of_which_no_more_may_be_claimed_is_limited
+    a_type_or_a_key_that_has_used_up_its_rate_is_limited_from_the_first_moment
     a_component_in_quarantine_is_shown_with_its_reason_and_released
     a_saga_is_shown_from_its_begin_over_its_steps_to_its_end
     a_calm_outbox_says_so_in_its_first_sentence

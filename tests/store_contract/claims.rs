@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outbox::core::FailureClass;
 use outbox::item::{NewItem, Status};
-use outbox::store::{ClaimRequest, StoreError};
+use outbox::store::{ClaimRequest, RatedType, StoreError};
 
 use crate::support::{Fixture, done, item, request};
 
@@ -17,6 +17,7 @@ promises! {
     a_claim_never_exceeds_its_limit_or_the_types_concurrency
     processes_that_claim_at_once_do_not_exceed_the_types_concurrency_together
     a_rate_limits_claims_per_second
+    readers_see_at_once_that_a_type_has_used_up_its_rate
     an_expired_claim_is_claimable_and_the_old_claim_cannot_complete
     a_settlement_is_accepted_after_the_lease_while_nobody_took_over
     one_claim_dead_letters_a_bounded_number_of_exhausted_items
@@ -170,6 +171,27 @@ mod promise {
         assert_eq!(f.store.claim(&limited()).await.unwrap().claims.len(), 1);
         f.clock.advance(Duration::from_mins(1));
         assert_eq!(f.store.claim(&limited()).await.unwrap().claims.len(), 2);
+    }
+
+    pub(super) async fn readers_see_at_once_that_a_type_has_used_up_its_rate(f: Fixture) {
+        let hourly = RatedType { item_type: "mail".into(), rate: Some(1.0 / 3_600.0), rate_per_key: None };
+        let is_reached = async || {
+            let reached = f.store.reached_rates(std::slice::from_ref(&hourly)).await.unwrap();
+            reached.get("mail").is_some_and(|reached| reached.is_of_type)
+        };
+        for name in ["a", "b"] {
+            f.enqueue(item(name)).await;
+        }
+        assert!(!is_reached().await, "its bucket is full");
+        let mut limited = request(&["mail"], 10);
+        limited.types[0].rate = hourly.rate;
+        assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 1);
+        assert!(is_reached().await);
+        assert!(f.store.reached_rates(&[]).await.unwrap().is_empty(), "no plugin gives the type a rate any more");
+        f.clock.advance(Duration::from_mins(62));
+        assert!(!is_reached().await, "it has had a token for long");
+        assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 1);
+        assert!(!is_reached().await, "nothing waits for a token");
     }
 
     pub(super) async fn an_expired_claim_is_claimable_and_the_old_claim_cannot_complete(f: Fixture) {

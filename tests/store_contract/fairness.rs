@@ -5,8 +5,8 @@ use std::time::Duration;
 use outbox::core::KeyLimits;
 use outbox::item::NewItem;
 use outbox::store::{
-    Claim, ClaimBatch, ClaimRequest, Control, ControlRequest, Execution, ExportPosition, KeyTotals, Record, StuckKind,
-    StuckQuery, unknown_fairness_key,
+    Claim, ClaimBatch, ClaimRequest, Control, ControlRequest, Execution, ExportPosition, KeyTotals, RatedType, Record,
+    StuckKind, StuckQuery, unknown_fairness_key,
 };
 
 use crate::support::{Fixture, dead, done, item, request, retry, with_streaks};
@@ -22,6 +22,7 @@ promises! {
     items_of_an_ordering_key_keep_their_order_whatever_their_fairness_keys_are
     no_more_than_the_concurrency_of_a_key_is_claimed_and_other_keys_go_on
     the_rate_of_a_key_limits_this_key_only
+    readers_see_at_once_which_keys_have_used_up_their_rate
     an_item_that_was_lost_or_failed_keeps_its_key
     a_paused_key_is_not_claimed_until_it_is_resumed_and_others_go_on
     a_key_that_is_paused_of_one_type_is_claimed_of_others
@@ -240,6 +241,29 @@ mod promise {
         f.clock.advance(Duration::from_mins(1));
         assert_eq!(f.store.claim(&per_second()).await.unwrap().claims.len(), 10);
         assert_eq!(f.sql("SELECT count(*) FROM outbox_key_rates").unwrap(), "1", "the bucket of b is full again");
+    }
+
+    pub(super) async fn readers_see_at_once_which_keys_have_used_up_their_rate(f: Fixture) {
+        for (key, name) in [("a", "a1"), ("a", "a2"), ("b", "b1"), ("b", "b2")] {
+            f.enqueue(of(Some(key), name)).await;
+        }
+        assert_eq!(reached(&f, 0.5).await, None, "every bucket is full");
+        assert_eq!(f.store.claim(&rated(0.5)).await.unwrap().claims.len(), 2);
+        assert_eq!(reached(&f, 0.5).await, Some((vec!["a".into(), "b".into()], true)));
+        f.enqueue(of(None, "c")).await;
+        assert_eq!(reached(&f, 0.5).await, Some((vec!["a".into(), "b".into()], false)), "c may be claimed");
+        assert_eq!(keys(&f.store.claim(&rated(0.5)).await.unwrap().claims), ["-"]);
+        f.store.control(&pause("b", None)).await.unwrap();
+        assert_eq!(reached(&f, 0.5).await, Some((vec!["a".into()], true)), "b waits for another reason");
+        f.clock.advance(Duration::from_mins(2));
+        assert_eq!(reached(&f, 0.5).await, None, "the key has had a token for long");
+    }
+
+    /// The keys that have used up this rate, and whether these are all keys with due items.
+    async fn reached(f: &Fixture, rate: f64) -> Option<(Vec<String>, bool)> {
+        let rated = RatedType { item_type: "mail".into(), rate: None, rate_per_key: Some(rate) };
+        let found = f.store.reached_rates(&[rated]).await.unwrap().remove("mail")?;
+        Some((found.keys.into_iter().collect(), found.are_all_keys))
     }
 
     pub(super) async fn an_item_that_was_lost_or_failed_keeps_its_key(f: Fixture) {

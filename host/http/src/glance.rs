@@ -2,16 +2,18 @@
 //!
 //! Many cockpits that are open cost the store as little as one. This file does not know what a view shows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use outbox_core::PluginLimits;
 use outbox_item::Millis;
 use outbox_store::{
-    HistoryFigures, HistoryReport, HistorySeries, Inspect, KeyPause, Overview, Pause, RetriesAhead, StoreError,
-    StuckEntry, StuckQuery,
+    HistoryFigures, HistoryReport, HistorySeries, Inspect, KeyPause, Overview, Pause, RatedType, ReachedRates,
+    RetriesAhead, StoreError, StuckEntry, StuckQuery,
 };
 
 /// How long a reading is shown.
@@ -29,6 +31,8 @@ pub(crate) struct Glance {
     pub(crate) history: HistoryReport,
     /// When items are due for another attempt in the next hour.
     pub(crate) retries: RetriesAhead,
+    /// The rates that hold due items back, by type.
+    pub(crate) reached: BTreeMap<String, ReachedRates>,
     pub(crate) pauses: Vec<Pause>,
     pub(crate) key_pauses: Vec<KeyPause>,
     /// The types that a process serves.
@@ -45,9 +49,25 @@ impl Glance {
         let rows = store.history(HistoryReport::begin(overview.now, HISTORY)).await?;
         let history = HistoryReport::new(overview.now, HISTORY, rows);
         let retries = store.retries_ahead().await?;
+        let reached = store.reached_rates(&rated_types(&overview)).await?;
         let (pauses, key_pauses) = (store.pauses().await?, store.key_pauses().await?);
-        Ok(Self { overview, stuck, history, retries, pauses, key_pauses, served })
+        Ok(Self { overview, stuck, history, retries, reached, pauses, key_pauses, served })
     }
+}
+
+/// The types that plugins serve with a rate, each once.
+fn rated_types(overview: &Overview) -> Vec<RatedType> {
+    let limited = overview.serving_plugins().filter_map(|plugin| Some((&plugin.types, plugin.limits.as_ref()?)));
+    let has_rate = |limits: &PluginLimits| limits.rate.is_some() || limits.rate_per_key.is_some();
+    let rated = limited.filter(|(_, limits)| has_rate(limits));
+    let of_types = rated.flat_map(|(types, limits)| types.iter().map(move |name| (name, limits)));
+    let types: BTreeMap<&String, &PluginLimits> = of_types.collect();
+    let rated = |(name, limits): (&String, &PluginLimits)| RatedType {
+        item_type: name.clone(),
+        rate: limits.rate,
+        rate_per_key: limits.rate_per_key,
+    };
+    types.into_iter().map(rated).collect()
 }
 
 /// What happened lately, and how long that is: the minute that is over and the one that is not.

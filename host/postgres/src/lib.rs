@@ -91,6 +91,7 @@ mod poller;
 mod pool;
 mod quarantine;
 mod queries;
+mod rates;
 mod record_columns;
 mod refused_types;
 mod renew;

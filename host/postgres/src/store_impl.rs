@@ -3,6 +3,8 @@
 //! It decides which kind of transaction a call runs in, and what errors say was tried. The file of each topic does the
 //! work.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use tokio::sync::watch;
 
@@ -18,9 +20,9 @@ use outbox_store::{
     ClaimToken, ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot,
     FailureGroup, Filter, HistoryMinute, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace,
     KeyPause, KeyTotals, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest, Overview,
-    OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease, Retention,
-    RetriesAhead, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal, StoreError,
-    StuckEntry, StuckQuery, Transfer, Violation,
+    OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, RatedType, ReachedRates, Record, Renewal,
+    RenewedLease, Retention, RetriesAhead, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery,
+    StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::context::{PgContext, Purpose};
@@ -28,8 +30,8 @@ use crate::diagnostics::ServerDiagnostics;
 use crate::export_snapshot::PgSnapshot;
 use crate::{
     PostgresStore, abandon, alerts, audit, backlog, control, diagnostics, enqueue, expire, history, jobs, key_totals,
-    listen, maintain, operate, ordering, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying,
-    stuck, transfer, tx,
+    listen, maintain, operate, ordering, overview, owners, plugin_state, pods, quarantine, queries, rates, renew,
+    retrying, stuck, transfer, tx,
 };
 
 impl PostgresStore {
@@ -155,6 +157,12 @@ impl Inspect for PostgresStore {
         let pg = &*self.pg;
         let now = pg.now().await?;
         read!(pg, "looking ahead to retries", |tx| backlog::retries_ahead(tx, now))
+    }
+
+    async fn reached_rates(&self, types: &[RatedType]) -> Result<BTreeMap<String, ReachedRates>, StoreError> {
+        let pg = &*self.pg;
+        let now = pg.now().await?;
+        read!(pg, "looking for rates that hold items back", |tx| rates::reached(tx, types, now))
     }
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {

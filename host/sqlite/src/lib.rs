@@ -81,6 +81,7 @@ mod plugin_state;
 mod pods;
 mod quarantine;
 mod queries;
+mod rates;
 mod read_pool;
 mod record_columns;
 mod renew;

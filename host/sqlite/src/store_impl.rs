@@ -3,6 +3,8 @@
 //! It decides whether a call runs on the writing thread or on a reading connection, and what errors say was tried. The
 //! file of each topic does the work.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use rusqlite::Transaction;
 use tokio::sync::watch as channel;
@@ -18,9 +20,9 @@ use outbox_store::{
     ClaimToken, ClearStateRequest, ControlReport, ControlRequest, Enqueue, EnqueueReport, Execution, ExportSnapshot,
     FailureGroup, Filter, HistoryMinute, ImportReport, Inspect, ItemDetails, ItemPage, Job, JobId, JobOutcome, JobPace,
     KeyPause, KeyTotals, LongPoll, Maintain, MaintenanceReport, MisplacedItem, Operate, OperateReport, OperateRequest,
-    Overview, OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, Record, Renewal, RenewedLease,
-    Retention, RetriesAhead, Selection, SettleRequest, Signal, SignalSeq, StateEntry, StateQuery, StateTotal,
-    StoreError, StuckEntry, StuckQuery, Transfer, Violation,
+    Overview, OwnerRecord, Page, Pause, PluginData, Pod, QuarantineRecord, Queue, RatedType, ReachedRates, Record,
+    Renewal, RenewedLease, Retention, RetriesAhead, Selection, SettleRequest, Signal, SignalSeq, StateEntry,
+    StateQuery, StateTotal, StoreError, StuckEntry, StuckQuery, Transfer, Violation,
 };
 
 use crate::complete::CompletionRow;
@@ -30,8 +32,8 @@ use crate::export_snapshot::SqliteSnapshot;
 use crate::write_tx::WriteTx;
 use crate::{
     SqliteStore, abandon, alerts, audit, backlog, bad_rows, control, enqueue, expire, history, jobs, key_totals,
-    maintain, operate, ordering, overview, owners, plugin_state, pods, quarantine, queries, renew, retrying, settle,
-    stuck, transfer,
+    maintain, operate, ordering, overview, owners, plugin_state, pods, quarantine, queries, rates, renew, retrying,
+    settle, stuck, transfer,
 };
 
 impl Changes for SqliteStore {
@@ -155,6 +157,11 @@ impl Inspect for SqliteStore {
     async fn retries_ahead(&self) -> Result<RetriesAhead, StoreError> {
         let now = (self.clock)();
         self.read_pool.run("looking ahead to retries", move |tx| backlog::retries_ahead(tx, now)).await
+    }
+
+    async fn reached_rates(&self, types: &[RatedType]) -> Result<BTreeMap<String, ReachedRates>, StoreError> {
+        let (types, now) = (types.to_vec(), (self.clock)());
+        self.read_pool.run("looking for rates that hold items back", move |tx| rates::reached(tx, &types, now)).await
     }
 
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError> {

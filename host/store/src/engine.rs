@@ -26,8 +26,9 @@ pub use crate::long_poll::{LongPollSlot, long_poll};
 pub use crate::look::{KEYS_SORTED_MAX, LOOKED_AT_MAX, LookEnd, READ_MAX, needs_look};
 pub use crate::moved_tables::{MOVED_TABLES, MovedTable};
 pub use crate::pods::{POD_KEPT, POD_SHOWN, last_sign_of_silent};
+pub use crate::rates::{DueKey, RateBucket};
 pub use crate::retrying::{RetryingItems, retrying_groups};
-pub use crate::stuck::{FailingItem, RateBucket, SilentClaims, StuckItem, WaitingKey, WaitingType, failing_groups};
+pub use crate::stuck::{FailingItem, SilentClaims, StuckItem, WaitingKey, WaitingType, failing_groups};
 pub use crate::stuck_breakers::open_breakers;
 pub use crate::transfer::{
     ATTEMPT_COLUMNS, BINARY_COLUMNS, COUNTER_COLUMNS, DESCENT_COLUMNS, ENQUEUED_COLUMNS, ITEM_COLUMNS, SAGA_COLUMNS,

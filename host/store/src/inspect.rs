@@ -2,6 +2,8 @@
 //!
 //! Nothing here changes a store. This file does not know how callers show what they read.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::Value;
@@ -21,6 +23,7 @@ use crate::key_totals::KeyTotals;
 use crate::look::LookEnd;
 use crate::overview::Overview;
 use crate::plugin_data::{QuarantineRecord, StateEntry, StateQuery, StateTotal};
+use crate::rates::{RatedType, ReachedRates};
 use crate::stuck::{StuckEntry, StuckQuery};
 
 /// What readers ask. The HTTP server calls it for each request that reads, the metrics and the cockpit every few
@@ -65,6 +68,10 @@ pub trait Inspect: Changes {
     /// When items that wait for another attempt are due in the next hour. Looks at [`RETRIES_LOOKED_AT`] of those that
     /// wait for one at most.
     async fn retries_ahead(&self) -> Result<RetriesAhead, StoreError>;
+
+    /// The rates that hold due items of these types back, by type. Looks at the fairness keys of
+    /// [`DUE_KEYS_LOOKED_AT`](crate::DUE_KEYS_LOOKED_AT) due items of a type at most, those that are due for the longest time.
+    async fn reached_rates(&self, types: &[RatedType]) -> Result<BTreeMap<String, ReachedRates>, StoreError>;
 
     /// The types that are paused, by name.
     async fn pauses(&self) -> Result<Vec<Pause>, StoreError>;

@@ -61,6 +61,7 @@ mod overview;
 mod plugin_data;
 mod pods;
 mod queue;
+mod rates;
 mod redaction;
 mod renewal;
 mod retrying;
@@ -109,6 +110,7 @@ pub use crate::plugin_data::{
 };
 pub use crate::pods::Pod;
 pub use crate::queue::{Alert, AlertKind, BatchMode, Enqueue, EnqueueReport, Queue};
+pub use crate::rates::{DUE_KEYS_LOOKED_AT, RateText, RatedType, ReachedRates};
 pub use crate::redaction::{InvalidRedaction, Redaction, Veil};
 pub use crate::renewal::{LeaseState, Renewal, RenewedLease};
 pub use crate::rollback::CannotRollBack;

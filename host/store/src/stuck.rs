@@ -9,7 +9,7 @@ use serde::Serialize;
 use outbox_core::{Failure, FailureClass, fingerprint};
 use outbox_item::{ItemId, Millis};
 
-use crate::engine::token_bucket::until_next_token;
+use crate::rates::{RateBucket, RateText};
 
 /// From when on something counts as stuck.
 #[derive(Clone, Debug, PartialEq)]
@@ -287,40 +287,6 @@ fn failing_group(group: Vec<FailingItem>) -> Option<StuckEntry> {
     Some(StuckEntry { waiting: count, ..item.report(StuckKind::Failing, since, why, command) })
 }
 
-/// How long after it has a token again a type still counts as held back by its rate: until a worker has come to it.
-const RATE_CLAIMED_WITHIN: Duration = Duration::from_mins(1);
-
-/// The token bucket of a type with a rate, as its last claim left it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RateBucket {
-    /// The tokens.
-    pub tokens: f64,
-    /// When it had them.
-    pub filled_at: Millis,
-    /// How many flow in each second; `None` where a version before wrote the row.
-    pub per_second: Option<f64>,
-}
-
-impl RateBucket {
-    /// Whether the rate holds the type back at `now`.
-    fn is_used_up(&self, now: Millis) -> bool {
-        let refill = self.per_second.map_or(Duration::ZERO, |rate| until_next_token(rate, self.tokens));
-        self.tokens < 1.0 && now.since(self.filled_at) < refill.saturating_add(RATE_CLAIMED_WITHIN)
-    }
-
-    /// The rate as a manifest writes it: `30/m`.
-    fn limit(&self) -> Option<String> {
-        let rate = self.per_second?;
-        let (number, unit) = match rate {
-            rate if rate >= 1.0 => (rate, "s"),
-            rate if rate >= 1.0 / 60.0 => (rate * 60.0, "m"),
-            rate => (rate * 3_600.0, "h"),
-        };
-        let number = format!("{number:.2}");
-        Some(format!("{}/{unit}", number.trim_end_matches('0').trim_end_matches('.')))
-    }
-}
-
 /// Items of one type that could be claimed, as an engine found them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WaitingType {
@@ -358,7 +324,8 @@ impl WaitingType {
             let why = "no live process has a handler for the type".to_owned();
             Some((StuckKind::Unhandled, why, "outbox plugin list".to_owned()))
         } else if let Some(rate) = self.rate.filter(|rate| is_old && rate.is_used_up(now)) {
-            let limit = rate.limit().map(|limit| format!(" ({limit})")).unwrap_or_default();
+            let limit = |per_second| format!(" ({})", RateText::of(per_second).short());
+            let limit = rate.per_second.map(limit).unwrap_or_default();
             let why =
                 format!("more items come than the `rate` in the manifest of the type allows{limit}, so they wait");
             Some((StuckKind::Old, why, "outbox stats --last 1h".to_owned()))

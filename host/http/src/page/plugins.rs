@@ -12,7 +12,7 @@ use crate::page::item::query;
 use crate::page::pods::plugin_state;
 use crate::page::types::claim_limits;
 use crate::page::visit::{Visit, shown};
-use crate::page::words::{Ago, begun, bytes, count, lasted, share, short_digest, span_ms};
+use crate::page::words::{Ago, begun, bytes, count, lasted, share, short_digest, span_ms, within};
 use crate::problem::ApiError;
 
 /// Entries of the history of plugins.
@@ -161,19 +161,11 @@ fn runs_in_words(PluginRuns { attempts, cpu_ms, faults }: &PluginRuns) -> String
     let micros = cpu_ms.saturating_mul(1000) / attempts;
     let cpu =
         if micros < 10_000 { format!("{}.{} ms", micros / 1000, micros % 1000 / 100) } else { duration(micros / 1000) };
-    format!("{}, {cpu} of CPU each, {}", count(*attempts), faults_in_words(*faults))
+    format!("{}, {cpu} of CPU each, {} of the component", count(*attempts), within(*faults, "fault"))
 }
 
 fn duration(ms: u64) -> String {
     span_ms(i64::try_from(ms).unwrap_or(i64::MAX))
-}
-
-fn faults_in_words(faults: u64) -> String {
-    match faults {
-        0 => "no fault of the component".to_owned(),
-        1 => "one fault of the component".to_owned(),
-        faults => format!("{} faults of the component", count(faults)),
-    }
 }
 
 fn type_figures(name: &str, glance: &Glance) -> TypeFigures {

@@ -1,22 +1,19 @@
 //! A row for each type: whether workers claim its items, how fast, how well, and what waits.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use outbox_core::{BreakerState, PluginLimits, PluginStatus};
 use outbox_item::Status;
-use outbox_store::OTHER_TYPES;
+use outbox_store::{OTHER_TYPES, RateText};
 
 use crate::glance::{Glance, lately};
 use crate::page::words::{NO_REASON, count, lasted, rate, share, span_ms};
 
 /// The most types that the overview lists.
 const LISTED: usize = 100;
-/// The share of a rate that counts as all of it: the figures are of whole minutes.
-const NEARLY: f64 = 0.9;
 
 /// A type, as the overview shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -108,20 +105,21 @@ fn type_row(glance: &Glance, name: &str) -> TypeRow {
 
 /// The limits of a type's claims, in words.
 pub(super) fn claim_limits(limits: &PluginLimits) -> Vec<String> {
-    let at_a_time = |most: u32| format!("{most} at a time");
-    let of_key = |limit: String| format!("{limit} for each key");
     let of_type = [limits.concurrency.map(at_a_time), limits.rate.map(rate_in_words)];
     let of_keys = [limits.concurrency_per_key.map(at_a_time), limits.rate_per_key.map(rate_in_words)];
     of_type.into_iter().chain(of_keys.map(|limit| limit.map(of_key))).flatten().collect()
 }
 
-/// A rate in the unit in which it is no fraction, if there is one.
-fn rate_in_words(each_second: f64) -> String {
-    let units = [(1.0, "a second"), (60.0, "a minute"), (3_600.0, "an hour")];
-    let whole = units.into_iter().find(|(seconds, _)| each_second * seconds >= 1.0);
-    let (seconds, unit) = whole.unwrap_or((3_600.0, "an hour"));
-    let number = format!("{:.2}", each_second * seconds);
-    format!("{} {unit}", number.trim_end_matches('0').trim_end_matches('.'))
+fn at_a_time(most: u32) -> String {
+    format!("{most} at a time")
+}
+
+fn of_key(limit: String) -> String {
+    format!("{limit} for each key")
+}
+
+fn rate_in_words(per_second: f64) -> String {
+    RateText::of(per_second).in_words()
 }
 
 /// The limits of the type's claims, where it has some.
@@ -131,32 +129,23 @@ pub(super) fn limits_of<'a>(glance: &'a Glance, name: &str) -> Option<&'a Plugin
     limits.find(|limits| !claim_limits(limits).is_empty())
 }
 
-/// The limit that holds back the claims of the type now, in words: as many are claimed as may be, or another one now
-/// would be more than its rate. Limits of fairness keys are not looked at.
+/// The limit that holds back the claims of the type now, in words: as many are claimed as may be, or its rate or those of
+/// all keys with due items are used up. How many of a fairness key are claimed is not looked at.
 pub(super) fn reached_limit(glance: &Glance, name: &str) -> Option<String> {
     let limits = limits_of(glance, name)?;
     let claimed = items(glance, name, Status::Claimed);
     if let Some(most) = limits.concurrency.filter(|most| claimed >= u64::from(*most)) {
-        return Some(format!("{most} at a time"));
+        return Some(at_a_time(most));
     }
-    limits.rate.filter(|rate| is_rate_reached(glance, name, *rate)).map(rate_in_words)
+    let reached = glance.reached.get(name)?;
+    let of_keys = limits.rate_per_key.filter(|_| reached.are_all_keys).map(|rate| of_key(rate_in_words(rate)));
+    limits.rate.filter(|_| reached.is_of_type).map(rate_in_words).or(of_keys)
 }
 
-/// Whether another attempt now would exceed the rate. Counts the attempts that ended in this minute, in the last two
-/// minutes, and in the last hour.
-fn is_rate_reached(glance: &Glance, name: &str, each_second: f64) -> bool {
-    let steps = glance.history.types.get(name).map_or(&[][..], |series| &series.steps);
-    [1, 2, steps.len()].into_iter().any(|last| {
-        let steps = &steps[steps.len().saturating_sub(last)..];
-        let ended = steps.iter().map(|step| step.figures.done + step.figures.failed).sum::<u64>();
-        let during = steps.first().map_or(Duration::ZERO, |step| glance.overview.now.since(step.at));
-        ended > 0 && as_float(ended + 1) >= each_second * NEARLY * during.as_secs_f64()
-    })
-}
-
-#[expect(clippy::cast_precision_loss, reason = "compared with a rate")]
-const fn as_float(count: u64) -> f64 {
-    count as f64
+/// The rate of the fairness key that holds back its items of the type now, in words.
+pub(super) fn reached_key_limit(glance: &Glance, name: &str, key: &str) -> Option<String> {
+    let rate = limits_of(glance, name)?.rate_per_key?;
+    glance.reached.get(name)?.keys.contains(key).then(|| rate_in_words(rate))
 }
 
 /// Whether workers claim the items of the type.

@@ -40,6 +40,15 @@ pub(super) fn begun(number: usize, noun: &str) -> String {
     }
 }
 
+/// A number of things within a sentence: `no thing`, `one thing`, `1,284 things`.
+pub(super) fn within(number: u64, noun: &str) -> String {
+    match number {
+        0 => format!("no {noun}"),
+        1 => format!("one {noun}"),
+        _ => counted(number, noun),
+    }
+}
+
 /// A large number in few characters: `24.1 M`.
 pub(super) fn short_count(number: u64) -> String {
     for (unit, size) in [("G", 1_000_000_000), ("M", 1_000_000)] {
@@ -194,6 +203,7 @@ mod tests {
         assert_eq!([0, 999, 1_000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([1, 2].map(|number| counted(number, "item")), ["1 item", "2 items"]);
         assert_eq!([1, 3, 14].map(|number| begun(number, "thing")), ["One thing", "Three things", "14 things"]);
+        assert_eq!([0, 1, 1_284].map(|number| within(number, "thing")), ["no thing", "one thing", "1,284 things"]);
         assert_eq!([999_999, 24_190_000].map(short_count), ["999,999", "24.1 M"]);
         assert_eq!([84, 1_300_000].map(bytes), ["84 B", "1.2 MiB"]);
         assert_eq!(

@@ -1,0 +1,89 @@
+//! Which rates hold due items back, for readers.
+//!
+//! Nothing here writes. What a bucket says is decided in `outbox_store`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rusqlite::{Connection, params};
+
+use outbox_item::Millis;
+use outbox_store::engine::{DueKey, RateBucket};
+use outbox_store::{DUE_KEYS_LOOKED_AT, RatedType, ReachedRates};
+
+use crate::rows::{cell, optional_time, time};
+
+/// The rates of these types that hold due items back at `now`.
+pub(crate) fn reached(
+    tx: &Connection,
+    types: &[RatedType],
+    now: Millis,
+) -> rusqlite::Result<BTreeMap<String, ReachedRates>> {
+    let mut found = BTreeMap::new();
+    if types.is_empty() {
+        return Ok(found);
+    }
+    let buckets = buckets(tx, now)?;
+    for rated in types {
+        let due = if rated.rate_per_key.is_some() { due_keys(tx, &rated.item_type, now)? } else { Vec::new() };
+        if let Some(reached) = ReachedRates::judge(rated, buckets.get(&rated.item_type).copied(), &due, now) {
+            found.insert(rated.item_type.clone(), reached);
+        }
+    }
+    Ok(found)
+}
+
+/// The buckets of types with items that are due, by type.
+fn buckets(tx: &Connection, now: Millis) -> rusqlite::Result<HashMap<String, RateBucket>> {
+    let mut select = tx.prepare_cached(BUCKETS)?;
+    let rows = select.query_map([now.get()], |row| {
+        let bucket = RateBucket { tokens: cell(row, 1)?, filled_at: time(row, 2)?, per_second: cell(row, 3)? };
+        Ok((cell(row, 0)?, bucket))
+    })?;
+    rows.collect()
+}
+
+const BUCKETS: &str = "SELECT type, tokens, filled_at, per_second FROM outbox_rates AS rate
+    WHERE EXISTS (SELECT 1 FROM outbox_queue WHERE type = rate.type AND held = 0 AND losses = 0
+                    AND fairness_key IS NULL AND available_at <= ?1)
+       OR EXISTS (SELECT 1 FROM outbox_queue WHERE type = rate.type AND held = 0 AND losses = 0
+                    AND fairness_key IS NOT NULL AND available_at <= ?1)";
+
+/// The keys of the first due items of the type, each once, without paused ones. Suspects are few, and are not looked at.
+fn due_keys(tx: &Connection, item_type: &str, now: Millis) -> rusqlite::Result<Vec<DueKey>> {
+    let mut select = tx.prepare_cached(DUE_KEYS)?;
+    let rows = select.query_map(params![item_type, now.get(), DUE_KEYS_LOOKED_AT], |row| {
+        let tokens: Option<f64> = cell(row, 1)?;
+        Ok(DueKey { key: cell(row, 0)?, left: tokens.zip(optional_time(row, 2)?) })
+    })?;
+    rows.collect()
+}
+
+const DUE_KEYS: &str = "SELECT DISTINCT due.fairness_key, rate.tokens, rate.filled_at
+    FROM (SELECT fairness_key FROM outbox_queue
+          WHERE type = ?1 AND held = 0 AND losses = 0 AND fairness_key IS NOT NULL AND available_at <= ?2
+          ORDER BY available_at, id LIMIT ?3) AS due
+         LEFT JOIN outbox_key_rates AS rate ON rate.type = ?1 AND rate.fairness_key = due.fairness_key
+    WHERE NOT EXISTS (SELECT 1 FROM outbox_key_pauses AS pause
+                      WHERE pause.fairness_key = due.fairness_key AND pause.type IN ('', ?1))
+    UNION ALL
+    SELECT NULL, NULL, NULL
+    WHERE EXISTS (SELECT 1 FROM outbox_queue WHERE type = ?1 AND held = 0 AND losses = 0
+                    AND fairness_key IS NULL AND available_at <= ?2)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migrate::plan;
+
+    #[test]
+    fn due_items_and_the_buckets_of_their_keys_are_found_in_their_indexes() {
+        for (steps, index) in [
+            (plan(BUCKETS, params![1]), "outbox_queue_fair_due (type=? AND available_at<?)"),
+            (plan(DUE_KEYS, params!["t", 1, 9]), "outbox_queue_fair_due (type=? AND available_at<?)"),
+            (plan(DUE_KEYS, params!["t", 1, 9]), "PRIMARY KEY (type=? AND fairness_key=?)"),
+        ] {
+            assert!(steps.iter().any(|line| line.contains(index)), "{index}: {steps:?}");
+            assert!(!steps.iter().any(|line| line.contains("SCAN outbox_queue")), "{steps:?}");
+        }
+    }
+}
