@@ -88,6 +88,25 @@ impl Page {
     }
 }
 
+fn host(
+    fixture: &Fixture,
+    settings: HttpSettings,
+    status: HostStatus,
+    trials: Option<Trials>,
+    stop: CancellationToken,
+) -> Router {
+    router(HttpState {
+        enqueue: fixture.store.clone(),
+        inspect: fixture.store.clone(),
+        operate: fixture.store.clone(),
+        handler: crate::worker::Scripted::new(async |_| crate::worker::done()),
+        settings: HttpSettings { is_durable: true, ..settings }.fixed(),
+        status: Arc::new(move || HostStatus { is_scanned: true, ..status.clone() }),
+        trials,
+        stop,
+    })
+}
+
 impl Desk {
     /// A host with handlers of these types, which asks nobody for a name.
     pub(crate) async fn serving(backend: Backend, types: &[&str]) -> Self {
@@ -127,17 +146,13 @@ impl Desk {
         trials: Option<Trials>,
     ) -> Self {
         let (fixture, stop) = (Fixture::new(backend).await, CancellationToken::new());
-        let router = router(HttpState {
-            enqueue: fixture.store.clone(),
-            inspect: fixture.store.clone(),
-            operate: fixture.store.clone(),
-            handler: crate::worker::Scripted::new(async |_| crate::worker::done()),
-            settings: HttpSettings { is_durable: true, ..settings }.fixed(),
-            status: Arc::new(move || HostStatus { is_scanned: true, ..status.clone() }),
-            trials,
-            stop: stop.clone(),
-        });
+        let router = host(&fixture, settings, status, trials, stop.clone());
         Self { fixture, router, stop, cookie: None }
+    }
+
+    /// Ends the process, and begins another on the same store.
+    pub(crate) fn restart(&mut self, settings: HttpSettings) {
+        self.router = host(&self.fixture, settings, HostStatus::default(), None, self.stop.clone());
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Page {

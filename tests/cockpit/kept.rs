@@ -1,7 +1,9 @@
 //! Forms that come after their session has ended: what was typed comes back after a log-in, and nothing is done before it
 //! is sent again.
 
-use outbox::http::Role;
+use std::time::Duration;
+
+use outbox::http::{AccessSettings, HostStatus, HttpSettings, Role, SessionKey};
 use outbox::item::{ItemId, Status};
 use outbox::store::{AuditQuery, Filter, Page as StorePage};
 
@@ -115,4 +117,41 @@ async fn a_form_of_another_site_and_one_that_is_too_large_are_not_kept() {
     assert!(most.html().contains("name=\"kept\""), "the longest payload that a page offers has room");
     let other = desk.post("/cockpit/login", &[("token", "read-token"), ("kept", "%%%"), ("kept_path", "//evil")]).await;
     assert_eq!((other.status, other.header("location")), (303, "../cockpit"));
+}
+
+/// The forms of a host that asks nobody for a name, whose pages were opened more than twelve hours ago.
+#[tokio::test]
+async fn a_form_of_a_page_that_was_open_for_too_long_comes_back_and_changes_nothing() {
+    let access = || AccessSettings { session_key: Some(SessionKey::new("k".repeat(32))), ..AccessSettings::default() };
+    let settings = || HttpSettings { access: access(), ..HttpSettings::default() };
+    let mut desk = Desk::with(Backend::Sqlite, settings(), HostStatus::default()).await;
+    let id = desk.fixture.enqueue(item("a")).await;
+    desk.fixture.store.settle(&desk.fixture.claim_one("mail").await.reference(), dead()).await.unwrap();
+    let ids = id.to_string();
+    let (anew, attempt) = (format!("/cockpit/items/{id}/anew"), format!("/cockpit/items/{id}/try"));
+    let forms: [(&str, &str, Vec<(&str, &str)>); 4] = [
+        (&anew, &anew, vec![("payload", "{\"to\":\"b\"}"), ("key", "k2"), ("reason", "a typo")]),
+        (&format!("/cockpit/act/purge?ids={id}"), "/cockpit/act/purge", vec![("ids", &ids), ("reason", "a typo")]),
+        ("/cockpit/control/pause?type=mail", "/cockpit/control/pause", vec![("type", "mail"), ("reason", "a typo")]),
+        (&format!("/cockpit/items/{id}"), &attempt, vec![("otherwise", "200")]),
+    ];
+    let mut opened = Vec::new();
+    for (page, _, _) in &forms {
+        opened.push(desk.get(page).await.hidden_fields());
+    }
+    desk.fixture.clock.advance(Duration::from_hours(13));
+    desk.restart(settings());
+    for ((page, path, typed), hidden) in forms.iter().zip(opened) {
+        let hidden = hidden.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let sent: Vec<_> = hidden.filter(|(name, _)| typed.iter().all(|(other, _)| other != name)).collect();
+        let late = desk.post(path, &[&sent[..], typed].concat()).await;
+        let text = late.text();
+        assert!(late.status == 403 && text.contains("was open for more than 12 hours"), "{page}: {text}");
+        let is_kept = |value: &str| late.html().contains(&format!("value=\"{value}\"")) || text.contains(value);
+        assert!(*path == attempt || typed.iter().all(|(_, value)| is_kept(value)), "{page}: {}", late.html());
+    }
+    is_unchanged(&desk, id).await;
+    let again = desk.get("/cockpit/control/pause?type=mail").await.hidden("form_token");
+    let sent = desk.post("/cockpit/control/pause", &[("type", "mail"), ("reason", "x"), ("form_token", &again)]).await;
+    assert_eq!(sent.status, 303, "{}", sent.text());
 }

@@ -18,7 +18,7 @@ mod tokens;
 
 pub(crate) use crate::access::caller::Caller;
 pub(crate) use crate::access::clock::AccessClock;
-pub(crate) use crate::access::form_tokens::{form_owner, session_owner};
+pub(crate) use crate::access::form_tokens::{FORM_VALID, FormProof, form_owner, session_owner};
 pub(crate) use crate::access::gate::{SESSION_COOKIE, check_page, identify, require, session_cookie};
 pub(crate) use crate::access::sessions::Sessions;
 pub(crate) use crate::access::throttle::Throttle;

@@ -12,6 +12,7 @@ mod compression;
 mod content;
 mod controls;
 mod dress;
+mod expired;
 mod failures;
 mod filters;
 mod form;

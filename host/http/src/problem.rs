@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use outbox_item::{InvalidItem, ItemId, Millis};
 use outbox_store::{JobId, StoreError, UnknownName};
 
-use crate::access::Right;
+use crate::access::{FORM_VALID, Right};
 use crate::problem::document::ProblemDocument;
 
 /// A refusal; its `Display` is the `detail` of the problem.
@@ -35,6 +35,8 @@ pub(crate) enum ApiError {
     Forbidden { right: Right, caller: String },
     #[error("a page of another site sent this request: only pages of this host may change anything with its cookie")]
     CrossSite,
+    #[error("the page of this form was open for more than {} hours: look at it again before you send it", FORM_VALID.as_secs() / 3_600)]
+    ExpiredForm,
     #[error("too many tokens from this address were wrong: try again in {} seconds", seconds(*.wait))]
     TooManyAttempts { wait: Duration },
     #[error("the host does not answer for Host {0:?}: use a loopback name, add it to OUTBOX_HOSTS or set OUTBOX_TOKEN")]
@@ -112,7 +114,7 @@ impl ApiError {
             }
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            Self::Forbidden { .. } | Self::CrossSite => StatusCode::FORBIDDEN,
+            Self::Forbidden { .. } | Self::CrossSite | Self::ExpiredForm => StatusCode::FORBIDDEN,
             Self::WrongHost(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -141,7 +143,7 @@ impl ApiError {
             Self::WrongMethod { .. } => "wrong-method",
             Self::Unauthorized(_) => "unauthorized",
             Self::Forbidden { .. } => "forbidden",
-            Self::CrossSite => "cross-site",
+            Self::CrossSite | Self::ExpiredForm => "cross-site",
             Self::TooManyAttempts { .. } => "too-many-attempts",
             Self::WrongHost(_) => "wrong-host",
             Self::TooLarge { .. } => "too-large",

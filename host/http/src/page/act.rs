@@ -214,15 +214,19 @@ fn group_row(group: &ItemGroup, now: Millis) -> GroupRow {
     }
 }
 
-/// Carries the action out. What is wrong with the form is said on its page, which then shows the items as they are now, and
-/// nothing that was typed is lost.
+/// Carries the action out.
 pub(super) async fn act(Form { visit, fields }: Form) -> Result<Response, ApiError> {
-    let wrong = match carry_out(&visit, &fields).await {
-        Err(err) if err.status().is_client_error() => err,
-        done => return done,
-    };
-    let asked = serde_urlencoded::from_str(&again(&fields)).map(FormFields::new).map_err(|_| ApiError::Internal)?;
-    match page(&visit, &asked, Some(wrong.to_string())).await {
+    match carry_out(&visit, &fields).await {
+        Err(err) if err.status().is_client_error() => refused(&visit, &fields, err).await,
+        done => done,
+    }
+}
+
+/// The page of the form again, which says why nothing was changed. It shows the items as they are now, and nothing that
+/// was typed is lost.
+pub(super) async fn refused(visit: &Visit, fields: &FormFields, wrong: ApiError) -> Result<Response, ApiError> {
+    let asked = serde_urlencoded::from_str(&again(fields)).map(FormFields::new).map_err(|_| ApiError::Internal)?;
+    match page(visit, &asked, Some(wrong.to_string())).await {
         Ok(page) => Ok((wrong.status(), shown(&page)?).into_response()),
         Err(_) => Err(wrong),
     }

@@ -57,19 +57,27 @@ pub(super) async fn again(visit: &Visit, id: &str, fields: &FormFields) -> Resul
     shown(&page(visit, old, Typed::of(fields), fields, Some(ended.to_owned())).await?)
 }
 
-/// Enqueues the new item. What is wrong with the form is said above it, and nothing that was typed is lost.
+/// Enqueues the new item.
 pub(super) async fn enqueue(id: Result<Path<String>, PathRejection>, form: Form) -> Result<Response, ApiError> {
-    let Form { visit, fields } = form;
-    let old = old_item(&visit, &id?.0).await?;
+    let (Form { visit, fields }, Path(id)) = (form, id?);
+    let old = old_item(&visit, &id).await?;
     match carry_out(&visit, &fields, &old).await {
         Ok(id) => go_to(&format!("../{id}")),
-        Err(err) if err.status().is_client_error() => {
-            let (status, problem) = (err.status(), err.to_string());
-            let page = page(&visit, old, Typed::of(&fields), &fields, Some(problem)).await?;
-            Ok((status, shown(&page)?).into_response())
-        }
+        Err(err) if err.status().is_client_error() => refused(&visit, &id, &fields, err).await,
         Err(err) => Err(err),
     }
+}
+
+/// The form again, which says why nothing was enqueued. Nothing that was typed is lost.
+pub(super) async fn refused(
+    visit: &Visit,
+    id: &str,
+    fields: &FormFields,
+    wrong: ApiError,
+) -> Result<Response, ApiError> {
+    let old = old_item(visit, id).await?;
+    let page = page(visit, old, Typed::of(fields), fields, Some(wrong.to_string())).await?;
+    Ok((wrong.status(), shown(&page)?).into_response())
 }
 
 async fn carry_out(visit: &Visit, fields: &FormFields, old: &Item) -> Result<ItemId, ApiError> {

@@ -69,13 +69,17 @@ async fn page(visit: &Visit, fields: &FormFields, problem: Option<String>) -> Re
     Ok(ControlPage { frame, question, problem, verb, consequence, now, changes, is_dangerous, hidden, because })
 }
 
-/// Does it. What is wrong with the form is said on its page, and nothing that was typed is lost.
+/// Does it.
 pub(super) async fn carry(Form { visit, fields }: Form) -> Result<Response, ApiError> {
-    let wrong = match act(&visit, &fields).await {
-        Err(err) if err.status().is_client_error() => err,
-        done => return done,
-    };
-    match page(&visit, &fields, Some(wrong.to_string())).await {
+    match act(&visit, &fields).await {
+        Err(err) if err.status().is_client_error() => refused(&visit, &fields, err).await,
+        done => done,
+    }
+}
+
+/// The page of the form again, which says why nothing was changed. Nothing that was typed is lost.
+pub(super) async fn refused(visit: &Visit, fields: &FormFields, wrong: ApiError) -> Result<Response, ApiError> {
+    match page(visit, fields, Some(wrong.to_string())).await {
         Ok(page) => Ok((wrong.status(), shown(&page)?).into_response()),
         Err(_) => Err(wrong),
     }

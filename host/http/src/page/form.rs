@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequest, FromRequestParts as _, Request};
 use axum::http::{HeaderMap, HeaderName};
+use axum::response::{IntoResponse, Response};
 
-use crate::access::{check_page, form_owner};
+use crate::access::{FormProof, check_page, form_owner};
 use crate::body::{self, BodyResult, FORM, RequestBody};
+use crate::page::expired;
 use crate::page::visit::Visit;
 use crate::problem::ApiError;
 use crate::server_state::ServerState;
@@ -56,20 +58,33 @@ impl FormFields {
 }
 
 impl FromRequest<Arc<ServerState>> for Form {
-    type Rejection = ApiError;
+    type Rejection = Response;
 
-    async fn from_request(request: Request, state: &Arc<ServerState>) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &Arc<ServerState>) -> Result<Self, Response> {
+        let form = Self::read(request, state).await.map_err(IntoResponse::into_response)?;
+        match form.proof() {
+            FormProof::Valid => Ok(form),
+            FormProof::Expired => Err(expired::shown_again(&form).await.unwrap_or_else(IntoResponse::into_response)),
+            FormProof::Foreign => Err(ApiError::CrossSite.into_response()),
+        }
+    }
+}
+
+impl Form {
+    /// The form as it was sent by a page of this host, or by a program.
+    async fn read(request: Request, state: &Arc<ServerState>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let Ok(visit) = Visit::from_request_parts(&mut parts, state).await;
+        let visit = Visit::from_request_parts(&mut parts, state).await?;
         let body = RequestBody::from_request(Request::from_parts(parts, body), state).await;
         check_page(&visit.headers, &visit.uri)?;
         let fields = fields(&visit.headers, body)?;
-        let owner = form_owner(&visit.caller);
-        let given = fields.get(TOKEN).unwrap_or_default();
-        if !visit.state.sessions.is_form_token(&visit.settings.access, &owner, given) {
-            return Err(ApiError::CrossSite);
-        }
         Ok(Self { visit, fields })
+    }
+
+    fn proof(&self) -> FormProof {
+        let Visit { state, settings, caller, now, .. } = &self.visit;
+        let given = self.fields.get(TOKEN).unwrap_or_default();
+        state.sessions.check_form_token(&settings.access, &form_owner(caller), given, *now)
     }
 }
 

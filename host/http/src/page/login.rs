@@ -8,7 +8,7 @@ use axum::http::{Extensions, Uri};
 use axum::response::{IntoResponse, Response};
 
 use crate::access::login::{Entry, begin_session, check_entry, end_session, without_cookies};
-use crate::access::{session_cookie, session_owner};
+use crate::access::{FormProof, session_cookie, session_owner};
 use crate::body::BodyResult;
 use crate::page::form;
 use crate::page::frame::Frame;
@@ -139,7 +139,9 @@ pub(super) async fn log_out(visit: Visit, body: BodyResult) -> Result<Response, 
     if let Some(cookie) = session_cookie(&visit.headers) {
         let fields = form::fields(&visit.headers, body)?;
         let given = fields.get(form::TOKEN).unwrap_or_default();
-        if !visit.state.sessions.is_form_token(&visit.settings.access, &session_owner(cookie), given) {
+        // A form that is too old ends a session too.
+        let (access, owner) = (&visit.settings.access, session_owner(cookie));
+        if visit.state.sessions.check_form_token(access, &owner, given, visit.now) == FormProof::Foreign {
             return Err(ApiError::CrossSite);
         }
     }

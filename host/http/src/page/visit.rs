@@ -1,6 +1,5 @@
 //! A request for a view: who sends it, from where, and what it needs of the host.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use askama::Template;
@@ -9,6 +8,8 @@ use axum::http::header::LOCATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
+
+use outbox_item::Millis;
 
 use crate::access::{Caller, form_owner};
 use crate::answers::Sight;
@@ -26,15 +27,18 @@ pub(super) struct Visit {
     pub(super) caller: Caller,
     pub(super) headers: HeaderMap,
     pub(super) uri: Uri,
+    /// When it came.
+    pub(super) now: Millis,
 }
 
 impl FromRequestParts<Arc<ServerState>> for Visit {
-    type Rejection = Infallible;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &Arc<ServerState>) -> Result<Self, Infallible> {
-        let caller = Caller::from_request_parts(parts, state).await?;
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<ServerState>) -> Result<Self, ApiError> {
+        let Ok(caller) = Caller::from_request_parts(parts, state).await;
+        let now = state.clock.now(&*state.inspect).await?;
         let (state, settings) = (Arc::clone(state), state.settings());
-        Ok(Self { state, settings, caller, headers: parts.headers.clone(), uri: parts.uri.clone() })
+        Ok(Self { state, settings, caller, headers: parts.headers.clone(), uri: parts.uri.clone(), now })
     }
 }
 
@@ -44,7 +48,7 @@ impl Visit {
         let owner = form_owner(&self.caller);
         Frame {
             has_session: self.caller.session().is_some(),
-            form_token: self.state.sessions.form_token(&self.settings.access, &owner),
+            form_token: self.state.sessions.form_token(&self.settings.access, &owner, self.now),
             ..Frame::bare(title, &self.uri, &self.settings).with_caller(&self.caller, here)
         }
     }
