@@ -88,6 +88,9 @@ impl FromStr for ImageReference {
         if !host.is_some_and(|host| host.contains(['.', ':']) || host == "localhost") {
             return Err(refused("the host of a registry first"));
         }
+        if host.and_then(|host| host.split_once(':')).is_some_and(|(_, port)| !is_port(port)) {
+            return Err(refused("a port from 1 to 65535 after the host"));
+        }
         let last = plain.rsplit('/').next().unwrap_or_default();
         if !last.contains([':', '@']) {
             return Err(refused("a tag or a digest"));
@@ -105,6 +108,11 @@ impl FromStr for ImageReference {
 fn behind_user(plain: &str) -> Option<&str> {
     let mut rests = plain.rmatch_indices('@').map(|(at, _)| &plain[at + 1..]);
     rests.find(|rest| rest.contains('/'))
+}
+
+/// Whether a text is the number of a port that a server can have.
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port > 0) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether a text is a digest as registries name images.
@@ -145,6 +153,10 @@ mod tests {
             (&format!("localhost:5000/web@sha512:{}", "a".repeat(128)), "64 digits"),
             ("localhost:5000/../web:1", "lower case"),
             ("oci://", "the host of a registry"),
+            ("localhost:99999/web:1", "a port from 1 to 65535"),
+            ("localhost:0/web:1", "a port from 1 to 65535"),
+            ("localhost:/web:1", "a port from 1 to 65535"),
+            ("registry.example:http/web:1", "a port from 1 to 65535"),
         ] {
             let err = read(text).unwrap_err().to_string();
             assert!(err.contains(wanted), "{text}: {err}");

@@ -14,6 +14,9 @@ use crate::config::sources::ResolvedSettings;
 
 const DEFAULT_FOLDER: &str = "./plugins.d";
 
+/// Characters of URLs, of lists, of patterns and of the shell. A missing folder with one of them is a misspelt setting.
+const NOT_IN_FOLDERS: [char; 11] = [':', ';', '|', '*', '?', '<', '>', '"', '\'', '$', '~'];
+
 /// Where plugins come from: at least one of both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PluginPlaces {
@@ -25,22 +28,16 @@ pub(crate) struct PluginPlaces {
 
 impl PluginPlaces {
     fn parse(text: &str) -> Result<Self, String> {
-        let words: Vec<_> = text.split(',').map(str::trim).collect();
-        if !words.iter().any(|word| ImageReference::is_written_as_image(word)) {
+        if Path::new(text).is_dir() {
             return Ok(Self { folder: Some(text.into()), images: Vec::new() });
         }
-        let (images, folders): (Vec<_>, Vec<_>) =
-            words.into_iter().partition(|word| ImageReference::is_written_as_image(word));
+        let words = text.split(',').map(str::trim);
+        let (images, folders): (Vec<_>, Vec<_>) = words.partition(|word| ImageReference::is_written_as_image(word));
         if folders.len() > 1 || folders.contains(&"") {
-            return Err("one folder at most beside the images, with commas between them".to_owned());
+            return Err("one folder at most and any number of images, with a comma between two of them".to_owned());
         }
-        let parsed: Result<Vec<ImageReference>, _> = images.iter().map(|word| word.parse()).collect();
-        let images = parsed.map_err(|err: ReferenceError| format!("the names of images: {err}"))?;
-        let mut names = BTreeSet::new();
-        if let Some(twice) = images.iter().find(|image| !names.insert(image.name())) {
-            return Err(format!("images of different names: {} is there twice", twice.name()));
-        }
-        Ok(Self { folder: folders.first().map(PathBuf::from), images })
+        let folder = folders.first().map(|word| folder(word)).transpose()?;
+        Ok(Self { folder, images: different_images(&images)? })
     }
 
     /// The file of a component in the folder, if there is a folder.
@@ -51,6 +48,33 @@ impl PluginPlaces {
     /// The folder of the manifests of images where no setting names one: that of the components.
     pub(crate) fn default_manifests(&self) -> &Path {
         self.folder.as_deref().unwrap_or(Path::new(DEFAULT_FOLDER))
+    }
+}
+
+/// The folder that a word names. It need not exist, but then nothing else may be meant.
+fn folder(word: &str) -> Result<PathBuf, String> {
+    let path = Path::new(word);
+    if path.is_file() {
+        return Err("the folder that the component is in, not the component itself".to_owned());
+    }
+    if !path.is_dir() && word.contains(NOT_IN_FOLDERS) {
+        return Err(format!(
+            "a folder, images as oci://HOST/NAME:TAG with oci:// in small letters, or both with commas between them; a \
+             folder that is not there yet has none of {} in its name",
+            NOT_IN_FOLDERS.map(String::from).join(" ")
+        ));
+    }
+    Ok(path.to_owned())
+}
+
+/// The images that words name. Errors if two of them have one name.
+fn different_images(words: &[&str]) -> Result<Vec<ImageReference>, String> {
+    let parsed: Result<Vec<ImageReference>, _> = words.iter().map(|word| word.parse()).collect();
+    let images = parsed.map_err(|err: ReferenceError| format!("the names of images: {err}"))?;
+    let mut names = BTreeSet::new();
+    match images.iter().find(|image| !names.insert(image.name())) {
+        Some(twice) => Err(format!("images of different names: {} is there twice", twice.name())),
+        None => Ok(images),
     }
 }
 
@@ -65,7 +89,8 @@ impl fmt::Display for PluginPlaces {
 pub(super) fn plugins(settings: &ResolvedSettings) -> Result<PluginPlaces, ConfigError> {
     const VARIABLE: &str = "OUTBOX_PLUGINS";
     let parsed = settings.parsed(VARIABLE, "", |text| Some(PluginPlaces::parse(text)))?;
-    match parsed.unwrap_or_else(|| PluginPlaces::parse(DEFAULT_FOLDER)) {
+    let default = || Ok(PluginPlaces { folder: Some(DEFAULT_FOLDER.into()), images: Vec::new() });
+    match parsed.unwrap_or_else(default) {
         Ok(places) => Ok(places),
         Err(accepted) => {
             let refused = settings.parsed(VARIABLE, &accepted, |_| None)?;
@@ -104,7 +129,6 @@ mod tests {
         };
         let folder = |name: &str| Some(name.to_owned());
         assert_eq!(read("./plugins.d"), Ok((folder("./plugins.d"), vec![])));
-        assert_eq!(read("/a, b/c"), Ok((folder("/a, b/c"), vec![])), "a path may have a comma");
         assert_eq!(read("oci://r.example/a:1"), Ok((None, vec!["a".into()])));
         let both = read("oci://r.example/a:1, /plugins ,oci://r.example/t/b:1");
         assert_eq!(both, Ok((folder("/plugins"), vec!["a".into(), "b".into()])));
@@ -114,9 +138,40 @@ mod tests {
             ("oci://r.example/a:1,/b,/c", "one folder at most"),
             ("oci://r.example/a:1,", "one folder at most"),
             ("oci://r.example/t/a:1,oci://r.example/a:2", "a is there twice"),
+            ("oci://r.example:99999/a:1", "a port from 1 to 65535"),
+            ("oci://r.example/a:1,OCI://r.example/b:1", "small letters"),
         ] {
             let err = read(text).unwrap_err();
             assert!(err.contains(why), "{text}: {err}");
         }
+    }
+
+    #[test]
+    fn a_text_that_names_neither_a_folder_nor_an_image_is_refused() {
+        let refused = |text: &str, why: &str| {
+            let err = PluginPlaces::parse(text).unwrap_err();
+            assert!(err.contains(why), "{text}: {err}");
+        };
+        for text in ["https://r.example/p", "OCI://r.example/p:1", "r.example/p:1", "/a:/b", "|", "~/p", "$HOME/p"] {
+            refused(text, "images as oci://HOST/NAME:TAG with oci:// in small letters");
+        }
+        for text in ["/a,/b", "/a, b", "/a,", ","] {
+            refused(text, "one folder at most");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("p.wasm");
+        std::fs::write(&file, "").unwrap();
+        refused(file.to_str().unwrap(), "the folder that the component is in");
+    }
+
+    #[test]
+    fn a_folder_need_not_be_there_and_one_that_is_may_have_any_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("a, b: c");
+        let folder = |text: &str| PluginPlaces::parse(text).map(|places| places.folder);
+        folder(place.to_str().unwrap()).unwrap_err();
+        std::fs::create_dir(&place).unwrap();
+        assert_eq!(folder(place.to_str().unwrap()), Ok(Some(place)));
+        assert_eq!(folder("/no/such/plugins.d"), Ok(Some("/no/such/plugins.d".into())));
     }
 }
