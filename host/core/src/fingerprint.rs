@@ -13,7 +13,8 @@ const MESSAGE_MAX: usize = 200;
 /// component, and messages that differ in numbers and ids only.
 pub fn fingerprint(item_type: &str, failure: &Failure, handler_digest: Option<&str>) -> String {
     let mut hash = Sha256::new();
-    for part in [item_type, &failure.code, &normalised(&failure.message), handler_digest.unwrap_or_default()] {
+    let message = normalised(&failure.message, MESSAGE_MAX);
+    for part in [item_type, &failure.code, &message, handler_digest.unwrap_or_default()] {
         hash.update(part);
         hash.update([0]);
     }
@@ -22,8 +23,9 @@ pub fn fingerprint(item_type: &str, failure: &Failure, handler_digest: Option<&s
 }
 
 /// Words after which a number from 400 to 599 is the status of an HTTP response.
-const BEFORE_STATUS: [&str; 14] = [
+const BEFORE_STATUS: [&str; 15] = [
     "answered",
+    "answers",
     "code",
     "error",
     "got",
@@ -62,9 +64,9 @@ const REASONS: [&str; 16] = [
 /// Words after which a number is the code of an error.
 const BEFORE_CODE: [&str; 2] = ["errno", "sqlstate"];
 
-/// The message with one `#` in place of numbers, ids, addresses and times, and of lists of them. The status of an HTTP
-/// error stays, because failures with different statuses differ.
-fn normalised(message: &str) -> String {
+/// The first bytes of a message with one `#` in place of numbers, ids, addresses and times, and of lists of them. The status
+/// of an HTTP error stays, because failures with different statuses differ.
+pub fn normalised(message: &str, max: usize) -> String {
     let without_mail: Vec<_> = message.split_whitespace().map(hide_mail_address).collect();
     let without_mail = without_mail.join(" ");
     let tokens = tokens(&without_mail);
@@ -85,7 +87,7 @@ fn normalised(message: &str) -> String {
         }
     }
     let text = kept.concat().to_lowercase();
-    text[..text.floor_char_boundary(MESSAGE_MAX)].to_owned()
+    text[..text.floor_char_boundary(max)].to_owned()
 }
 
 /// The text in words and what is between them.
@@ -194,6 +196,7 @@ mod tests {
         assert!(causes.iter().map(Vec::len).sum::<usize>() >= 200);
         let mut seen = std::collections::BTreeMap::new();
         for cause in &causes {
+            let normalised = |message: &str| normalised(message, MESSAGE_MAX);
             for message in cause {
                 assert_eq!(normalised(message), normalised(cause[0]), "{message}\n{}", cause[0]);
             }

@@ -93,7 +93,7 @@ pub use crate::crash_budget::{CrashBudget, SuspectRoom, SuspectRun, has_attempt_
 pub use crate::digest::{ComponentDigest, InvalidDigest, hex, sha256};
 pub use crate::failed_attempt::FailedAttempt;
 pub use crate::failure::{Failure, FailureClass, HOST_RESOURCES, HOST_STATE};
-pub use crate::fingerprint::fingerprint;
+pub use crate::fingerprint::{fingerprint, normalised};
 pub use crate::handler::{
     Attempt, AttemptReport, DeliveryMode, Handler, KeyLimits, Outcome, STREAK_DEFAULT, ServedType,
 };

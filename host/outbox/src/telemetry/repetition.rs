@@ -10,7 +10,7 @@ use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use outbox_core::{Failure, FailureClass, fingerprint};
+use outbox_core::{Failure, FailureClass, fingerprint, normalised};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -24,6 +24,8 @@ const WINDOW: Duration = Duration::from_secs(10);
 const CAUSES_MAX: usize = 256;
 /// Bytes of a line that are repeated where like lines are counted.
 const SAMPLE_MAX: usize = 200;
+/// Bytes of a cause that tell it apart: a reason of the host names a file or an image first, and what is wrong at its end.
+const CAUSE_MAX: usize = 2_000;
 /// Targets whose lines are all written: those of handlers, and those about lines.
 const EXEMPT: [&str; 2] = ["outbox::plugin::log", TARGET];
 /// The target of lines about lines.
@@ -114,16 +116,19 @@ struct EventWords {
     item_type: String,
     code: String,
     message: String,
-    /// The values of fields that name a cause or a place.
-    others: String,
+    /// The values of fields with errors, whose texts others may have written.
+    errors: String,
+    /// The values of fields that name a place, or a cause in the words of the host.
+    causes: String,
 }
 
 impl EventWords {
     /// The same for events that differ in numbers and ids only.
     fn cause(&self, origin: &str) -> String {
-        let message = whole_numbers(&format!("{} {}", self.others, self.message));
+        let causes = normalised(&whole_numbers(&self.causes), CAUSE_MAX);
+        let message = whole_numbers(&format!("{} {}", self.errors, self.message));
         let failure = Failure::new(FailureClass::Host, &self.code, message);
-        fingerprint(&self.item_type, &failure, Some(origin))
+        fingerprint(&self.item_type, &failure, Some(&format!("{origin} {causes}")))
     }
 }
 
@@ -144,8 +149,9 @@ impl Visit for EventWords {
             "message" => &mut self.message,
             "item.type" => &mut self.item_type,
             "code" => &mut self.code,
-            "error" | "reason" | "tried" | "part" | "file" | "path" => &mut self.others,
-            name if name.starts_with("plugin") => &mut self.others,
+            "error" | "tried" => &mut self.errors,
+            "reason" | "part" | "file" | "path" => &mut self.causes,
+            name if name.starts_with("plugin") => &mut self.causes,
             _ => return,
         };
         // Writing to a String cannot fail.
@@ -194,5 +200,15 @@ mod tests {
         assert_eq!(cause("mail", "retry in 1.5s: refused"), cause("mail", "retry in 12s: refused"));
         assert_ne!(cause("mail", "refused"), cause("sms", "refused"));
         assert_ne!(cause("mail", "refused"), cause("mail", "not found"));
+    }
+
+    #[test]
+    fn two_reasons_about_one_image_with_a_long_name_are_two_causes() {
+        let image = format!("oci://r.example/{}:stable@sha256:{}", "team/".repeat(50), "a".repeat(64));
+        let cause =
+            |reason: &str| EventWords { causes: format!("{image}: {reason}"), ..EventWords::default() }.cause("origin");
+        assert_ne!(cause("the registry does not answer: refused"), cause("the registry does not answer: reset"));
+        assert_ne!(cause("the registry answers 500"), cause("the registry answers 429"));
+        assert_eq!(cause("it has 3 components"), cause("it has 2 components"));
     }
 }
