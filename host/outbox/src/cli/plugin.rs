@@ -26,7 +26,7 @@ use crate::cli::context::Context;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
-    /// List the plugins of running hosts; without one, those that the folder would give
+    /// List the plugins of running hosts; without one, those that a host would load
     List,
     New(new::NewArgs),
     Build(build::BuildArgs),

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use serde::Serialize;
+use serde_json::Value;
 
-use outbox_core::PluginStatus;
+use outbox_core::{PluginState, PluginStatus};
 use outbox_store::{Overview, Pod};
 
 use crate::cli::context::Context;
@@ -12,12 +12,30 @@ use crate::cli::output::{or_dash, short, table};
 use crate::open_plugins::scan;
 
 /// A plugin, with the process that runs it if one does.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq)]
 struct ListedPlugin {
-    #[serde(flatten)]
     status: PluginStatus,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pod: Option<String>,
+}
+
+impl ListedPlugin {
+    /// The state in its process. Where none runs it, only whether one would load it is known.
+    fn state(&self) -> &'static str {
+        match self.status.state {
+            PluginState::Active if self.pod.is_none() => "loads",
+            state => state.as_str(),
+        }
+    }
+
+    /// The members of the status, sorted, with the process.
+    fn to_json(&self) -> serde_json::Result<Value> {
+        let mut members = serde_json::to_value(&self.status)?;
+        members["state"] = self.state().into();
+        if let Some(pod) = &self.pod {
+            members["pod"] = pod.as_str().into();
+        }
+        Ok(members)
+    }
 }
 
 pub(crate) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
@@ -27,8 +45,8 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<ExitCode> {
         Err(_) => Vec::new(),
     };
     let found = if running.is_empty() { of_folder(context).await? } else { running };
-    // As a value, because that sorts the members.
-    context.output.emit(&serde_json::to_value(&found)?, || rows(&found))?;
+    let members = found.iter().map(ListedPlugin::to_json).collect::<Result<Vec<_>, _>>()?;
+    context.output.emit(&members, || rows(&found))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -53,7 +71,8 @@ fn rows(plugins: &[ListedPlugin]) -> String {
     if plugins.is_empty() {
         return "No plugins.".to_owned();
     }
-    let row = |ListedPlugin { status, pod }: &ListedPlugin| {
+    let row = |listed: &ListedPlugin| {
+        let ListedPlugin { status, pod } = listed;
         [
             or_dash(pod.as_deref()),
             status.name.clone(),
@@ -61,7 +80,7 @@ fn rows(plugins: &[ListedPlugin]) -> String {
             or_dash(Some(status.types.join(", ").as_str()).filter(|types| !types.is_empty())),
             status.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
             short(&or_dash(status.digest.as_deref()), 12),
-            status.state.as_str().to_owned(),
+            listed.state().to_owned(),
             short_image(status.image.as_deref()),
             or_dash(status.trouble().as_deref()),
         ]
@@ -113,14 +132,28 @@ mod tests {
     fn the_pod_is_a_member_among_the_others_in_the_order_of_the_alphabet() {
         let listed = ListedPlugin { status: webhook(), pod: Some("a".into()) };
         assert_eq!(
-            serde_json::to_value([listed]).unwrap().to_string(),
+            listed.to_json().unwrap().to_string(),
             concat!(
-                r#"[{"digest":null,"error":null,"file":"","generation":null,"grants":[],"#,
+                r#"{"digest":null,"error":null,"file":"","generation":null,"grants":[],"#,
                 r#""image":null,"limits":null,"name":"webhook","pod":"a","previous":null,"refused":[],"role":null,"#,
-                r#""runs":{"attempts":0,"cpu_ms":0,"faults":0},"state":"unknown","types":[],"version":null}]"#
+                r#""runs":{"attempts":0,"cpu_ms":0,"faults":0},"state":"unknown","types":[],"version":null}"#
             )
         );
         let scanned = ListedPlugin { status: webhook(), pod: None };
-        assert!(serde_json::to_value(scanned).unwrap().get("pod").is_none());
+        assert!(scanned.to_json().unwrap().get("pod").is_none());
+    }
+
+    #[test]
+    fn a_plugin_that_no_host_runs_is_said_to_load_and_not_to_be_active() {
+        let state = |state: PluginState, pod: Option<&str>| {
+            let status = PluginStatus { state, ..webhook() };
+            let listed = ListedPlugin { status, pod: pod.map(str::to_owned) };
+            let row = rows(&[ListedPlugin { status: listed.status.clone(), pod: listed.pod.clone() }]);
+            assert!(row.contains(listed.state()), "{row}");
+            listed.to_json().unwrap()["state"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(state(PluginState::Active, None), "loads");
+        assert_eq!(state(PluginState::Failed, None), "failed");
+        assert_eq!(state(PluginState::Active, Some("a")), "active");
     }
 }
