@@ -16,6 +16,7 @@ use outbox::store::Store;
 use serde_json::{Value, json};
 
 use crate::support::host::HostConfig;
+use crate::support::plugins::Wat;
 use crate::support::{self, Fixture, dead, done, request};
 
 mod author;
@@ -335,6 +336,21 @@ fn doctor_finds_nothing_wrong_with_a_good_place_and_says_what_to_do_about_a_bad_
     let odd = CommandOutput::from(fixture.plan.clone().set("OUTBOX_MAX_RETRY", "1").run(&["doctor"]));
     assert_eq!(odd.code, Some(0));
     assert!(odd.stdout.contains("did you mean OUTBOX_MAX_RETRIES?"), "{}", odd.stdout);
+}
+
+#[test]
+fn doctor_and_the_list_of_plugins_without_a_host_write_nothing() {
+    let fixture = CliFixture::migrated();
+    let (folder, cache) = (fixture.dir.path().join("plugins.d"), fixture.dir.path().join("cache"));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("p.wasm"), Wat::default().bytes()).unwrap();
+    assert!(fixture.run(&["doctor"]).stdout.contains("p loads"));
+    assert_eq!(fixture.json(&["plugin", "list"])[0]["state"], "loads");
+    assert!(!cache.exists(), "neither code nor a last good version is kept");
+    std::fs::create_dir(&cache).unwrap();
+    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o700)).unwrap();
+    assert!(fixture.run(&["doctor"]).stdout.contains("p loads"));
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0);
 }
 
 #[tokio::test]

@@ -233,13 +233,18 @@ async fn an_import_that_is_not_granted_refuses_the_load_with_the_lines_that_gran
     let host = PluginHost::start(None, |dir| {
         let http = Wat { imports: r#"(import "wasi:http/outgoing-handler@0.2.3" (instance))"#, ..Wat::default() };
         fs::write(dir.join("http.wasm"), http.bytes()).unwrap();
+        fs::write(dir.join("http.toml"), "").unwrap();
         fs::write(dir.join("emit.wasm"), emitter("(i32.const 1024)").bytes()).unwrap();
     })
     .await;
     assert!(host.types().is_empty());
-    for (name, lines) in [("http", "[[grant.http]]\norigin ="), ("emit", "[grant]\nemit = [\"TYPE\"]")] {
+    let missing = format!("has none: there is no file {}; a file with these lines", host.path("emit.toml").display());
+    for (name, words, lines) in [
+        ("http", "http.toml does not grant; these lines in http.toml grant it:", "[[grant.http]]\norigin ="),
+        ("emit", &format!("{missing} grants it:"), "[grant]\nemit = [\"TYPE\"]"),
+    ] {
         let error = host.status(name).error.unwrap();
-        assert!(error.contains(&format!("these lines in {name}.toml grant it:\n{lines}")), "{error}");
+        assert!(error.contains(&format!("{words}\n{lines}")), "{error}");
     }
     host.put("http.toml", "[[grant.http]]\norigin = 'http://127.0.0.1:1'");
     host.until("the granted plugin", |host| host.types() == ["t"]).await;
@@ -328,7 +333,11 @@ async fn inspecting_tells_what_is_missing_without_loading_anything() {
     let inspection = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
     assert_eq!(inspection.types, ["t"]);
     assert_eq!(inspection.missing_grants.as_deref(), Some("[grant]\nemit = [\"TYPE\"]"));
-    assert_eq!(inspection.errors.len(), 1, "{:?}", inspection.errors);
+    assert!(inspection.errors.len() == 1 && inspection.errors[0].contains("there is no file"), "{inspection:?}");
+    host.put("e.toml", "grant.emit = ['mail']\ntimeout = 3");
+    let broken = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
+    assert!(broken.errors.len() == 1 && broken.errors[0].contains("timeout"), "{:?}", broken.errors);
+    assert_eq!(broken.missing_grants, None, "what it grants is not known");
     host.put("e.toml", "grant.emit = ['mail']\ntimeout = '3s'");
     let granted = inspect(&host.path("e.wasm"), host.settings()).await.unwrap();
     assert_eq!((granted.errors.len(), granted.attempt_time), (0, Duration::from_secs(3)));

@@ -4,6 +4,7 @@
 mod follow;
 mod liar;
 mod proxy;
+mod refused;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use outbox::core::{OwnersError, PresentPlugin, TypeOwner, TypeOwners};
-use outbox::runtime::PluginSettings;
+use outbox::runtime::{ImageDir, PluginSettings};
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::engine::type_owners::OWNER_GONE;
 use outbox::store::{Control, ControlRequest, Execution, Store};
@@ -71,4 +71,39 @@ async fn a_type_stays_with_its_plugin_over_newcomers_restarts_and_replacements_u
     .await;
     clock.advance(OWNER_GONE);
     host.until("the type is free", |host| host.status("webhook").types == ["t"]).await;
+}
+
+#[tokio::test]
+async fn a_file_with_the_name_of_an_image_is_refused_and_the_image_runs_on() {
+    let cache = tempfile::tempdir().unwrap();
+    let image = cache.path().join("images/p/current");
+    fs::create_dir_all(&image).unwrap();
+    fs::write(image.join("p.wasm"), Wat::default().bytes()).unwrap();
+    let other = || Wat { types: &["q"], ..Wat::default() }.bytes();
+    let host = PluginHost::with(
+        |settings| {
+            let (dir, name) = (image, "p".to_owned());
+            let image = ImageDir { dir, name, image: "oci://r.example/p:1".to_owned(), manifests: Vec::new() };
+            (settings.cache_dir, settings.image_dirs) = (cache.path().to_owned(), vec![image]);
+        },
+        |dir| fs::write(dir.join("p.wasm"), other()).unwrap(),
+    )
+    .await;
+    let refusal = |host: &PluginHost| {
+        let status = host.plugins.status().into_iter().find(|plugin| plugin.file == host.path("p.wasm"));
+        status.and_then(|plugin| plugin.error).unwrap_or_default()
+    };
+    let names_both = |host: &PluginHost| {
+        let file = host.path("p.wasm").display().to_string();
+        refusal(host).contains("oci://r.example/p:1") && refusal(host).contains(&file)
+    };
+    assert!(names_both(&host), "{}", refusal(&host));
+    assert_eq!(host.types(), ["t"]);
+
+    // One that comes later changes nothing either.
+    fs::remove_file(host.path("p.wasm")).unwrap();
+    host.until("the file is gone", |host| refusal(host).is_empty()).await;
+    host.put("p.wasm", other());
+    host.until("it is refused again", names_both).await;
+    assert_eq!(host.types(), ["t"]);
 }

@@ -14,17 +14,17 @@ use crate::support::plugins::Wat;
 use crate::support::registry::RegistryServer;
 use crate::support::stage::becomes;
 
-const SOON: Duration = Duration::from_mins(1);
+pub(super) const SOON: Duration = Duration::from_mins(1);
 
 /// A registry, and the settings of a host that follows the tag `stable` of the image `p` in it.
-struct Followed {
-    registry: RegistryServer,
-    plan: HostConfig,
+pub(super) struct Followed {
+    pub(super) registry: RegistryServer,
+    pub(super) plan: HostConfig,
     dir: tempfile::TempDir,
 }
 
 impl Followed {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (registry, dir) = (RegistryServer::start(), tempfile::tempdir().unwrap());
         let plan = HostConfig::new(env!("CARGO_BIN_EXE_outbox").as_ref(), dir.path())
             .set("OUTBOX_PLUGINS", &format!("oci://{}", registry.image("p:stable")))
@@ -36,27 +36,27 @@ impl Followed {
         Self { registry, plan, dir }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Pushes a build of the component that handles the type `t`, and lets `stable` name it.
-    fn push(&self, build: u8) -> Value {
+    pub(super) fn push(&self, build: u8) -> Value {
         self.push_as("stable", &variant(&Wat::default().bytes(), build))
     }
 
-    fn push_as(&self, tag: &str, component: &[u8]) -> Value {
+    pub(super) fn push_as(&self, tag: &str, component: &[u8]) -> Value {
         fs::write(self.path("p.wasm"), component).unwrap();
         let image = self.registry.image(&format!("p:{tag}"));
         self.plan.json(&["plugin", "push", "p.wasm", &image, "--json"])
     }
 
-    fn manifest(&self, text: &str) {
+    pub(super) fn manifest(&self, text: &str) {
         fs::write(self.path("manifests/p.toml"), text).unwrap();
     }
 
     /// What `plugin list` says of the plugin in this state.
-    fn listed(&self, state: &str) -> Value {
+    pub(super) fn listed(&self, state: &str) -> Value {
         in_state(&self.plan.json(&["plugin", "list", "--json"]), state)
     }
 
@@ -83,7 +83,7 @@ async fn becomes_active(host: &HostProcess, what: &str, holds: impl Fn(&Value) -
 }
 
 /// What was pushed becomes what a host runs.
-async fn runs(host: &HostProcess, pushed: &Value) {
+pub(super) async fn runs(host: &HostProcess, pushed: &Value) {
     becomes_active(host, "it runs", |plugin| plugin["digest"] == pushed["component"]).await;
 }
 

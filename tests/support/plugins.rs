@@ -170,6 +170,7 @@ fn settings(home: &TempDir) -> PluginSettings {
         image_dirs: Vec::new(),
         role: None,
         cache_dir: home.path().join("cache"),
+        keeps_in_cache: true,
         attempt_time: Duration::from_mins(1),
         retry: RetryPolicy::default(),
         breaker: BreakerMode::default(),

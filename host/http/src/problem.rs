@@ -82,7 +82,7 @@ pub(crate) enum ApiError {
     #[error("the store is unavailable while {tried}: repeat the request with the same key")]
     Unavailable { tried: &'static str },
     #[error("not ready: {}", .0.join("; "))]
-    NotReady(Vec<&'static str>),
+    NotReady(Vec<String>),
     #[error("the host met a fault of its own; its log says more")]
     Internal,
 }
@@ -189,8 +189,9 @@ impl ApiError {
             Self::TooLarge { limit } => ProblemDocument { limit: Some(*limit as u64), ..document },
             Self::Forbidden { right, .. } => ProblemDocument { right: Some(right.as_str()), ..document },
             Self::TooManyPending { max } => ProblemDocument { limit: Some(*max), ..document },
-            Self::MissingHeaders(missing) | Self::NotReady(missing) => {
-                ProblemDocument { missing: missing.clone(), ..document }
+            Self::MissingHeaders(missing) => ProblemDocument { missing: missing.clone(), ..document },
+            Self::NotReady(missing) => {
+                ProblemDocument { missing: missing.iter().map(String::as_str).collect(), ..document }
             }
             Self::InvalidJson { source, at_line, .. } => {
                 // Each line of a batch is parsed alone, so the parser reports line 1. An error about the content of

@@ -164,8 +164,10 @@ impl fmt::Debug for HttpSettings {
 /// The status of the process that runs the HTTP server.
 #[derive(Clone, Debug, Default)]
 pub struct HostStatus {
-    /// Whether the first scan of the plugin folders has finished, with any result, and every image has given a component.
+    /// Whether the first scan of the plugin folders has finished, with any result.
     pub is_scanned: bool,
+    /// The images of which no version has been loaded in this process.
+    pub images_without_version: Vec<String>,
     /// Whether the store refused the last heartbeat. Such a store may answer reads and still refuse writes.
     pub is_read_only: bool,
     /// The plugins of this process, with old generations that still finish attempts.

@@ -138,6 +138,7 @@ async fn sandbox(folder: &Path) -> Result<Arc<dyn Handler>> {
         image_dirs: Vec::new(),
         role: None,
         cache_dir: folder.join("cache"),
+        keeps_in_cache: true,
         attempt_time: outbox_worker::attempt_time_without_timeout(LEASE),
         retry: RetryPolicy::default(),
         breaker: BreakerMode::Off,

@@ -138,8 +138,9 @@ async fn start(host: HostStart<'_>, shutdown: Arc<Shutdown>) -> anyhow::Result<(
     let state = Arc::new(StoreStateReader(store.clone()));
     let quarantine = Arc::new(StoreQuarantine(store.clone()));
     let owners = StoreTypeOwners { store: store.clone(), role: config.role.clone(), is_host: true };
-    let plugins = open_plugins::start(config, state, quarantine, Arc::new(owners), &end)?;
     let images = Arc::new(Images::new(config)?);
+    images.link_manifests();
+    let plugins = open_plugins::start(config, state, quarantine, Arc::new(owners), &end)?;
     let metered = Arc::new(MeteredHandler::new(Arc::clone(&plugins) as Arc<dyn Handler>));
     let settings = LiveSettings::new(config, host.flags.clone(), &instance);
     let write_outage = Arc::default();

@@ -7,7 +7,6 @@
 mod folder;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use outbox_core::{PluginState, PluginStatus};
 use outbox_registry::{ImageReference, PulledImage, RegistryClient};
-use outbox_runtime::{TrustedKeyError, TrustedKeys};
+use outbox_runtime::{ImageDir, TrustedKeyError, TrustedKeys};
 
 use crate::config::Config;
 use crate::images::folder::ImageFolder;
@@ -66,8 +65,13 @@ enum Update {
 }
 
 /// The folders in which the runtime finds the components, inside the cache folder.
-pub(crate) fn folders(config: &Config) -> Vec<PathBuf> {
-    config.plugins.images.iter().map(|image| folder_of(config, image).current()).collect()
+pub(crate) fn folders(config: &Config) -> Vec<ImageDir> {
+    let folder = |image: &ImageReference| {
+        let (folder, name) = (folder_of(config, image), image.name().to_owned());
+        let manifests = folder.manifests().to_vec();
+        ImageDir { dir: folder.current(), name, image: image.to_string(), manifests }
+    };
+    config.plugins.images.iter().map(folder).collect()
 }
 
 fn folder_of(config: &Config, image: &ImageReference) -> ImageFolder {
@@ -75,13 +79,10 @@ fn folder_of(config: &Config, image: &ImageReference) -> ImageFolder {
 }
 
 impl Images {
-    /// The images of these settings, as they were left by an earlier run.
+    /// The images of these settings, as they were left by an earlier run. Writes nothing.
     pub(crate) fn new(config: &Config) -> Result<Self, TrustedKeyError> {
         let image = |reference: &ImageReference| {
             let folder = folder_of(config, reference);
-            if let Err(reason) = folder.link_manifest() {
-                tracing::warn!(plugin.image = %reference, %reason, "the manifest could not be linked");
-            }
             let state = ImageState { images: folder.images(), newest: folder.newest(), ..ImageState::default() };
             FollowedImage { reference: reference.clone(), folder, state: Mutex::new(state) }
         };
@@ -91,6 +92,11 @@ impl Images {
             keys: TrustedKeys::read(&config.plugin_keys)?,
             poll: config.registry_poll,
         })
+    }
+
+    /// Lets each manifest be the operator's file as it is found now.
+    pub(crate) fn link_manifests(&self) {
+        self.followed.iter().for_each(FollowedImage::link_manifest);
     }
 
     /// Pulls what the registries name, now, at each poll and at each change of `hangups`, until `end` is cancelled. Calls
@@ -154,13 +160,14 @@ impl Images {
         }
     }
 
-    /// Whether every image has a component that the runtime has tried to load. `plugins` are its words.
-    pub(crate) fn are_loaded(&self, plugins: &[PluginStatus]) -> bool {
-        let is_loaded = |image: &FollowedImage| {
+    /// The images of which no version has been loaded in this process, so that nothing handles their items. `plugins` are
+    /// the words of the runtime.
+    pub(crate) fn without_version(&self, plugins: &[PluginStatus]) -> Vec<String> {
+        let was_loaded = |image: &&FollowedImage| {
             let file = image.folder.component();
-            plugins.iter().any(|plugin| plugin.file == file && plugin.state != PluginState::Loading)
+            plugins.iter().any(|plugin| plugin.file == file && plugin.generation.is_some())
         };
-        self.followed.iter().all(is_loaded)
+        self.followed.iter().filter(|image| !was_loaded(image)).map(|image| image.reference.to_string()).collect()
     }
 
     /// The plugins with the images that they are from, what is wrong with these, and the images that gave none yet.
@@ -185,11 +192,15 @@ impl FollowedImage {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the component the one that the registry names.
-    async fn update(&self, registry: &RegistryClient, keys: &TrustedKeys) -> Update {
+    fn link_manifest(&self) {
         if let Err(reason) = self.folder.link_manifest() {
             tracing::warn!(plugin.image = %self.reference, %reason, "the manifest could not be linked");
         }
+    }
+
+    /// Makes the component the one that the registry names.
+    async fn update(&self, registry: &RegistryClient, keys: &TrustedKeys) -> Update {
+        self.link_manifest();
         let (update, trouble) = match self.newest(registry).await {
             Ok(digest) if self.runs(&digest).await => (Update::Same, None),
             Ok(digest) => match self.refusal(&digest) {

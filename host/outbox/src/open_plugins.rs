@@ -21,16 +21,21 @@ pub(crate) fn start(
     owners: Arc<dyn TypeOwners>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Arc<Plugins>> {
-    Plugins::start(settings(config, state, quarantine, owners), stop)
+    start_with(settings(config, state, quarantine, owners), stop)
+}
+
+fn start_with(settings: PluginSettings, stop: &CancellationToken) -> anyhow::Result<Arc<Plugins>> {
+    Plugins::start(settings, stop)
         .context("starting the plugins (see OUTBOX_PLUGINS, OUTBOX_PLUGIN_KEYS, OUTBOX_CA_FILE and OUTBOX_CACHE_DIR)")
 }
 
-/// Loads the folder once, as a host would, and returns the status of each file.
+/// Loads the folder once, as a host would, and returns the status of each file. Writes nothing.
 pub(crate) async fn scan(config: &Config) -> anyhow::Result<Vec<PluginStatus>> {
     let stop = CancellationToken::new();
     let _stopped_at_the_end = stop.clone().drop_guard();
     let (quarantine, owners) = existing_records(config).await;
-    let plugins = start(config, Arc::new(WithoutStore), quarantine, owners, &stop)?;
+    let settings = settings(config, Arc::new(WithoutStore), quarantine, owners);
+    let plugins = start_with(PluginSettings { keeps_in_cache: false, ..settings }, &stop)?;
     plugins.scanned().await;
     Ok(Images::new(config)?.shown(plugins.status()))
 }
@@ -62,6 +67,7 @@ fn settings(
         image_dirs: images::folders(config),
         role: config.role.clone(),
         cache_dir: config.cache_dir.clone(),
+        keeps_in_cache: true,
         attempt_time: outbox_worker::attempt_time_without_timeout(config.lease),
         retry: config.retry,
         breaker: config.breaker.effective(),

@@ -67,7 +67,7 @@ pub use crate::load::manifest::canary_policy::CanaryPolicy;
 pub use crate::load::manifest::environment::EnvLookup;
 pub use crate::load::manifest::error::ManifestError;
 pub use crate::load::manifest::limits::Limits;
-use crate::load::private_dir::{LateDir, PrivateDir};
+use crate::load::private_dir::PrivateDir;
 pub use crate::load::signature::{TrustedKeyError, TrustedKeys};
 pub use crate::load::source::LoadError;
 pub use crate::outgoing::authorities::{AuthorityError, TlsConfig};
@@ -78,7 +78,7 @@ use crate::reload::quarantine_cache::QuarantineCache;
 use crate::reload::reloader::Reloader;
 use crate::reload::routing::Routing;
 pub use crate::sandbox::engine::EngineStartError;
-pub use crate::settings::PluginSettings;
+pub use crate::settings::{ImageDir, PluginSettings};
 pub use crate::start_error::StartError;
 
 /// Tells what a cache folder cannot be used for. A folder that cannot be used, or that others can write, costs time at each
@@ -127,9 +127,12 @@ impl Plugins {
     /// Starts the engine and follows the folder until `stop` is cancelled. Returns before the first scan; plugins serve
     /// items as soon as they are loaded. Must be called within a tokio runtime. Errors if no plugin could ever run.
     pub fn start(settings: PluginSettings, stop: &CancellationToken) -> Result<Arc<Self>, StartError> {
-        tell_about_cache(&settings.cache_dir);
-        let cache = CodeCache::new(LateDir::new(&settings.cache_dir));
-        let good = LastGoodStore::new(LateDir::inside(&settings.cache_dir, "good"));
+        let cache_dir = settings.cache();
+        if settings.keeps_in_cache {
+            tell_about_cache(&settings.cache_dir);
+        }
+        let good = LastGoodStore::new(cache_dir.folder("good"));
+        let cache = CodeCache::new(cache_dir);
         let tls = TlsConfig::new(&settings.ca_files)?;
         let loader = Loader::start(&settings, settings.slots, tls, Some(cache))?;
         let routing = Arc::new(Routing::new(settings.retry, settings.breaker));

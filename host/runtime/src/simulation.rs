@@ -162,7 +162,7 @@ impl Simulator {
         let mut manifest = loader::read_manifest(&self.source, environment)?;
         manifest.config.extend(config);
         compatibility::check_bytes(&self.source.wasm, &manifest.limits)?;
-        loader::check_grants(name, &self.component, &manifest)?;
+        loader::check_grants(&self.source, &self.component, &manifest)?;
         let plugin = self.loader.link(name, &self.component, &manifest)?;
         let description = plugin.describe().await.map_err(|failure| loader::describe_error(&failure))?;
         let types = loader::select_types(&description, manifest.types.as_ref())?;

@@ -90,7 +90,7 @@ fn of_the_host() -> Vec<ApiError> {
     vec![
         ApiError::TooManyStreams,
         ApiError::Unavailable { tried: "reading items" },
-        ApiError::NotReady(vec!["the store does not answer"]),
+        ApiError::NotReady(vec!["the store does not answer".to_owned()]),
         ApiError::Internal,
     ]
 }

@@ -69,6 +69,7 @@ impl Sandbox {
             image_dirs: Vec::new(),
             role: None,
             cache_dir: folder.path().join("cache"),
+            keeps_in_cache: true,
             attempt_time: outbox_worker::attempt_time_without_timeout(config.lease),
             retry: config.retry,
             breaker: BreakerMode::Off,

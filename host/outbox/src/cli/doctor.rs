@@ -1,6 +1,6 @@
 //! `doctor`: checks an installation and says what to do about each problem.
 //!
-//! It changes nothing: it creates and migrates no database. Loading the plugins may fill the cache of compiled code.
+//! It writes nothing: it creates and migrates no database, and keeps no component and no compiled code.
 
 mod alerts;
 mod checks;

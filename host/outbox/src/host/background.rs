@@ -42,7 +42,8 @@ pub(crate) fn status(
     let found = plugins.status();
     let served_types = if has_worker { plugins.served_types() } else { Vec::new() };
     HostStatus {
-        is_scanned: plugins.is_scanned() && images.are_loaded(&found),
+        is_scanned: plugins.is_scanned(),
+        images_without_version: images.without_version(&found),
         is_read_only: write_outage.is_ongoing(),
         plugins: images.shown(found),
         served_types: served_types.into_iter().map(|served_type| served_type.item_type).collect(),
@@ -93,7 +94,7 @@ impl Heartbeat {
         let pod = Pod {
             instance: self.instance.clone(),
             role: self.role.clone(),
-            ready: is_ready && self.images.are_loaded(&found),
+            ready: is_ready && self.images.without_version(&found).is_empty(),
             heartbeat_at: Millis::default(),
             plugins: if self.has_worker { self.images.shown(found) } else { Vec::new() },
             breakers: self.plugins.breakers().status(Instant::now()),

@@ -172,6 +172,11 @@ impl ImageFolder {
         self.link(self.manifest(), &self.dir.join(CURRENT).join(format!("{}.toml", self.name)))
     }
 
+    /// The operator's files that the manifest may be. The first that exists is taken.
+    pub(crate) fn manifests(&self) -> &[PathBuf] {
+        &self.manifests
+    }
+
     fn manifest(&self) -> &Path {
         let found = self.manifests.iter().find(|file| file.exists());
         found.or(self.manifests.last()).map_or(Path::new(""), PathBuf::as_path)

@@ -54,6 +54,9 @@ impl CodeCache {
             return Ok((component, true));
         }
         let component = Component::from_binary(engine, bytes)?;
+        if self.dir.is_only_read() {
+            return Ok((component, false));
+        }
         let stored = self.store(dir, &name, &component);
         if let Err(reason) = &stored {
             tracing::warn!(path = dir.display_path(&name), %reason, "compiled code could not be cached");

@@ -15,7 +15,7 @@ use outbox_core::ComponentDigest;
 use crate::load::manifest::limits::COMPONENT_MAX;
 use crate::load::private_dir::LateDir;
 use crate::load::source::{PluginPath, PluginSource};
-use crate::settings::PluginSettings;
+use crate::settings::{ImageDir, PluginSettings};
 
 /// Bytes of a manifest or a signature: more than people write.
 const MANIFEST_MAX: u64 = 1 << 20;
@@ -26,7 +26,7 @@ pub(crate) struct Folder {
     roots: Vec<PathBuf>,
     role: Option<String>,
     /// The roots in the cache folder.
-    in_cache: Vec<PathBuf>,
+    images: Vec<ImageDir>,
     cache: LateDir,
 }
 
@@ -66,14 +66,25 @@ impl Folder {
     /// The folders of a process. They need not exist. Those in the cache folder are looked at once this user alone can
     /// write it.
     pub(crate) fn of(settings: &PluginSettings) -> Self {
-        let (in_cache, cache) = (settings.image_dirs.clone(), LateDir::new(&settings.cache_dir));
-        let roots = settings.dirs.iter().chain(&in_cache).cloned().collect();
-        Self { roots, role: settings.role.clone(), in_cache, cache }
+        let (images, cache) = (settings.image_dirs.clone(), settings.cache());
+        let roots = settings.dirs.iter().chain(images.iter().map(|image| &image.dir)).cloned().collect();
+        Self { roots, role: settings.role.clone(), images, cache }
     }
 
     fn may_count(&self, dir: &Path) -> bool {
-        let is_in_cache = self.in_cache.iter().any(|root| dir.starts_with(root));
-        !is_in_cache || self.cache.get().is_some()
+        self.image_of(dir).is_none() || self.cache.get().is_some()
+    }
+
+    /// The image that a path belongs to.
+    fn image_of(&self, path: &Path) -> Option<&ImageDir> {
+        self.images.iter().find(|image| path.starts_with(&image.dir))
+    }
+
+    /// The image whose component has the name of this file of another folder. Only one of the two can run.
+    pub(crate) fn namesake(&self, path: &PluginPath) -> Option<&str> {
+        let is_named_so = |image: &&ImageDir| path.file.file_stem() == Some(image.name.as_ref());
+        let image = self.images.iter().find(is_named_so).filter(|_| self.image_of(&path.file).is_none())?;
+        Some(&image.image)
     }
 
     /// The roots and the folders of the role.
@@ -110,6 +121,9 @@ impl Folder {
     pub(crate) fn read(&self, path: &PluginPath) -> io::Result<PluginSource> {
         let mut source = read_source(&path.file)?;
         source.role = self.role_of(path);
+        if let Some(image) = self.image_of(&path.file) {
+            source.manifest_files.clone_from(&image.manifests);
+        }
         Ok(source)
     }
 }
@@ -130,6 +144,7 @@ pub(crate) fn read_source(file: &Path) -> io::Result<PluginSource> {
         digest: ComponentDigest::of(&wasm),
         wasm: Arc::new(wasm),
         manifest: text(manifest_of(file))?,
+        manifest_files: vec![manifest_of(file)],
         signature: text(signature_of(file))?,
     })
 }
@@ -149,7 +164,8 @@ fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn manifest_of(file: &Path) -> PathBuf {
+/// The manifest beside a component.
+pub(crate) fn manifest_of(file: &Path) -> PathBuf {
     file.with_extension("toml")
 }
 
@@ -246,7 +262,7 @@ mod tests {
             }
             let cache = LateDir::new(&home.path().join("cache"));
             let folder =
-                Folder { roots: vec![root.clone()], role: Some("role".into()), in_cache: Vec::new(), cache };
+                Folder { roots: vec![root.clone()], role: Some("role".into()), images: Vec::new(), cache };
             let paths = folder.list().unwrap();
             for path in &paths {
                 prop_assert_eq!(path.is_root, path.file.parent() == Some(&root));
@@ -255,5 +271,22 @@ mod tests {
             }
             prop_assert_eq!(paths.into_iter().map(|path| path.file).collect::<BTreeSet<_>>(), expected);
         }
+    }
+
+    #[test]
+    fn a_file_with_the_name_of_an_image_is_found_in_every_folder_but_that_of_the_image() {
+        let image = ImageDir {
+            dir: "/cache/images/p/current".into(),
+            name: "p".to_owned(),
+            image: "oci://r.example/p:1".to_owned(),
+            manifests: Vec::new(),
+        };
+        let cache = LateDir::new(Path::new("/cache"));
+        let folder = Folder { roots: vec!["/plugins".into()], role: None, images: vec![image], cache };
+        let namesake = |file: &str| folder.namesake(&PluginPath { is_root: true, file: file.into() });
+        for file in ["/plugins/p.wasm", "/plugins/vector/p.wasm"] {
+            assert_eq!(namesake(file), Some("oci://r.example/p:1"), "{file}");
+        }
+        assert_eq!((namesake("/plugins/q.wasm"), namesake("/cache/images/p/current/p.wasm")), (None, None));
     }
 }

@@ -15,7 +15,7 @@ use outbox_core::OnDead;
 
 use crate::load::code_cache::CodeCache;
 use crate::load::folder::{Folder, read_source};
-use crate::load::loader::{Loader, describe_error, select_types};
+use crate::load::loader::{Loader, describe_error, select_types, why_ungranted};
 use crate::load::manifest::Manifest;
 use crate::load::manifest::canary_policy::CanaryPolicy;
 use crate::load::manifest::environment::EnvLookup;
@@ -172,16 +172,20 @@ impl Inspection {
         if let Err(err) = loader.check_signature(source) {
             self.errors.push(err.to_string());
         }
-        let manifest = loader.manifest(source).unwrap_or_else(|err| {
-            self.errors.push(err.to_string());
-            Manifest::default()
-        });
+        let read = loader.manifest(source);
+        self.errors.extend(read.as_ref().err().map(ToString::to_string));
+        // What a manifest grants that cannot be used is not known.
+        let is_known = read.is_ok();
+        let manifest = read.unwrap_or_default();
         self.apply(&manifest, settings);
         compatibility::check_bytes(&source.wasm, &manifest.limits)?;
         let begun = Instant::now();
         let component = loader.compile(source).await?;
         self.compile_time = begun.elapsed();
-        self.compare(&component, &manifest);
+        self.compare(&component);
+        if is_known {
+            self.find_missing_grants(source, &manifest);
+        }
         compatibility::check_world(&component)?;
         let plugin = loader.link(&source.name, &component, &manifest)?;
         let description = plugin.describe().await.map_err(|failure| describe_error(&failure))?;
@@ -201,14 +205,17 @@ impl Inspection {
         self.canary = manifest.canary;
     }
 
-    fn compare(&mut self, component: &Component, manifest: &Manifest) {
+    fn compare(&mut self, component: &Component) {
         self.imports = compatibility::imports(component);
         self.exports = compatibility::exports(component);
         self.world = compatibility::target(component);
         self.differences = contract_diff::differences(component);
+    }
+
+    fn find_missing_grants(&mut self, source: &PluginSource, manifest: &Manifest) {
         self.missing_grants = compatibility::missing_grants(&self.imports, &manifest.grants);
         if self.missing_grants.is_some() {
-            self.errors.push(format!("{}.toml does not grant everything that it imports", self.name));
+            self.errors.push(why_ungranted(source));
         }
     }
 }

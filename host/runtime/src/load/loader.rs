@@ -152,7 +152,7 @@ impl Loader {
         compatibility::check_bytes(&source.wasm, &manifest.limits)?;
         let (component, _) = self.compile_from(place, &source).await?;
         compatibility::check_world(&component)?;
-        check_grants(&source.name, &component, &manifest)?;
+        check_grants(&source, &component, &manifest)?;
         let plugin = self.link(&source.name, &component, &manifest)?;
         let description = plugin.describe().await.map_err(|failure| describe_error(&failure))?;
         compatibility::check_description(&description)?;
@@ -267,13 +267,24 @@ pub(crate) fn read_manifest(source: &PluginSource, environment: &EnvLookup) -> R
 }
 
 /// Errors with the missing manifest lines if a component imports what it is not granted.
-pub(crate) fn check_grants(name: &str, component: &Component, manifest: &Manifest) -> Result<(), LoadError> {
-    match compatibility::missing_grants(&compatibility::imports(component), &manifest.grants) {
-        None => Ok(()),
-        Some(lines) => Err(LoadError::new(format!(
-            "it imports what {name}.toml does not grant; these lines in {name}.toml grant it:\n{lines}"
-        ))),
+pub(crate) fn check_grants(source: &PluginSource, component: &Component, manifest: &Manifest) -> Result<(), LoadError> {
+    let Some(lines) = compatibility::missing_grants(&compatibility::imports(component), &manifest.grants) else {
+        return Ok(());
+    };
+    let place = match &source.manifest {
+        Some(_) => format!("these lines in {}.toml grant it", source.name),
+        None => "a file with these lines grants it".to_owned(),
+    };
+    Err(LoadError::new(format!("{}; {place}:\n{lines}", why_ungranted(source))))
+}
+
+/// Why a component is not granted all that it imports: its manifest does not, or there is none.
+pub(crate) fn why_ungranted(source: &PluginSource) -> String {
+    if source.manifest.is_some() {
+        return format!("it imports what {}.toml does not grant", source.name);
     }
+    let files: Vec<_> = source.manifest_files.iter().map(|file| file.display().to_string()).collect();
+    format!("it imports what only a manifest grants, and has none: there is no file {}", files.join(" and no file "))
 }
 
 /// Waits for a compilation up to `limit`. It cannot be interrupted: after the limit it keeps its thread until it ends,

@@ -86,7 +86,16 @@ impl PrivateDir {
         Ok(opened)
     }
 
-    /// Whether the file system is read-only, as that of an image is.
+    /// Opens a folder that is there, to read what this user has written. Writes nothing, also no probe.
+    pub(crate) fn open_to_read(dir: &Path) -> Result<Self, PrivateDirError> {
+        let meta = fs::metadata(dir);
+        let meta = meta.map_err(|source| PrivateDirError::Inspect { dir: dir.display().to_string(), source })?;
+        let opened = Self { dir: dir.to_owned(), owner: geteuid().as_raw(), is_read_only: true };
+        opened.check(&meta)?;
+        Ok(opened)
+    }
+
+    /// Whether nothing is written: the file system is read-only, as that of an image is, or the folder is only read.
     pub(crate) fn is_read_only(&self) -> bool {
         self.is_read_only
     }
@@ -172,25 +181,37 @@ pub(crate) struct LateDir {
     /// The folder that must be private too, if there is one.
     above: Option<PathBuf>,
     dir: PathBuf,
+    is_only_read: bool,
     opened: OnceLock<PrivateDir>,
 }
 
 impl LateDir {
     /// A folder that is not opened yet.
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { above: None, dir: dir.to_owned(), opened: OnceLock::new() }
+        Self { above: None, dir: dir.to_owned(), is_only_read: false, opened: OnceLock::new() }
     }
 
-    /// A folder inside another, which must be private too.
-    pub(crate) fn inside(above: &Path, name: &str) -> Self {
-        Self { above: Some(above.to_owned()), dir: above.join(name), opened: OnceLock::new() }
+    /// A folder in which nothing is written, and which is not created.
+    pub(crate) fn to_read(dir: &Path) -> Self {
+        Self { is_only_read: true, ..Self::new(dir) }
+    }
+
+    /// Whether nothing is to be written.
+    pub(crate) fn is_only_read(&self) -> bool {
+        self.is_only_read
+    }
+
+    /// A folder inside this one, which must be private too.
+    pub(crate) fn folder(&self, name: &str) -> Self {
+        Self { above: Some(self.dir.clone()), dir: self.dir.join(name), opened: OnceLock::new(), ..*self }
     }
 
     /// The folder; `None` while it cannot be used.
     pub(crate) fn get(&self) -> Option<&PrivateDir> {
         if self.opened.get().is_none() {
-            let above = self.above.as_deref().map(PrivateDir::open).transpose();
-            let dir = above.and_then(|_| PrivateDir::open(&self.dir)).ok()?;
+            let open = if self.is_only_read { PrivateDir::open_to_read } else { PrivateDir::open };
+            let above = self.above.as_deref().map(open).transpose();
+            let dir = above.and_then(|_| open(&self.dir)).ok()?;
             return Some(self.opened.get_or_init(|| dir));
         }
         self.opened.get()
@@ -199,7 +220,7 @@ impl LateDir {
 
 impl From<PrivateDir> for LateDir {
     fn from(opened: PrivateDir) -> Self {
-        Self { above: None, dir: opened.dir.clone(), opened: OnceLock::from(opened) }
+        Self { opened: OnceLock::from(opened.clone()), ..Self::new(&opened.dir) }
     }
 }
 
@@ -249,10 +270,24 @@ mod tests {
     fn a_folder_whose_rights_are_corrected_is_opened_then() {
         let home = tempfile::tempdir().unwrap();
         let may = |mode| fs::set_permissions(home.path(), fs::Permissions::from_mode(mode)).unwrap();
-        let (cache, good) = (LateDir::new(home.path()), LateDir::inside(home.path(), "good"));
+        let (cache, good) = (LateDir::new(home.path()), LateDir::new(home.path()).folder("good"));
         may(0o777);
         assert!(cache.get().is_none() && good.get().is_none());
         may(0o700);
         assert!(cache.get().is_some() && good.get().is_some());
+    }
+
+    #[test]
+    fn a_folder_that_is_only_read_is_neither_created_nor_written() {
+        let home = tempfile::tempdir().unwrap();
+        let place = home.path().join("cache");
+        let (cache, good) = (LateDir::to_read(&place), LateDir::to_read(&place).folder("good"));
+        assert!(cache.get().is_none() && good.get().is_none() && !place.exists());
+        PrivateDir::open(&place).unwrap().write("own", &[b"a"]).unwrap();
+        let opened = cache.get().unwrap();
+        assert_eq!((opened.read("own").unwrap().as_deref(), opened.is_read_only()), (Some(&b"a"[..]), true));
+        assert!(good.get().is_none() && fs::read_dir(&place).unwrap().count() == 1);
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(LateDir::to_read(&place).get().is_none(), "others can write it");
     }
 }

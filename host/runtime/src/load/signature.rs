@@ -116,6 +116,7 @@ wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJA
             wasm: Arc::new(wasm.to_vec()),
             digest: ComponentDigest::of(wasm),
             manifest: None,
+            manifest_files: Vec::new(),
             signature: signature.map(str::to_owned),
         }
     }

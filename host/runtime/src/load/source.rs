@@ -41,6 +41,8 @@ pub(crate) struct PluginSource {
     pub digest: ComponentDigest,
     /// The text of the manifest, if there is one.
     pub manifest: Option<String>,
+    /// The files that the manifest may be.
+    pub manifest_files: Vec<PathBuf>,
     /// The text of the signature, if there is one.
     pub signature: Option<String>,
 }

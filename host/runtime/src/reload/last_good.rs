@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use outbox_core::{ComponentDigest, sha256};
 
+use crate::load::folder::manifest_of;
 use crate::load::private_dir::{LateDir, PrivateDir};
 use crate::load::source::PluginSource;
 
@@ -40,13 +41,14 @@ impl LastGoodStore {
         Self { dir }
     }
 
-    fn dir(&self) -> Option<&PrivateDir> {
+    /// The folder, where it can be written.
+    fn writable(&self) -> Option<&PrivateDir> {
         self.dir.get().filter(|dir| !dir.is_read_only())
     }
 
     /// Keeps a version as the newest good one of its plugin.
     pub(crate) fn keep(&self, source: &PluginSource) -> io::Result<()> {
-        let Some(dir) = self.dir() else { return Ok(()) };
+        let Some(dir) = self.writable() else { return Ok(()) };
         let PluginSource { digest, manifest, signature, .. } = source.clone();
         let name = format!("{}{digest}", prefix(&source.file));
         let mut header = serde_json::to_vec(&StoredHeader { digest, manifest, signature })?;
@@ -60,7 +62,7 @@ impl LastGoodStore {
 
     /// The undamaged versions of a plugin, the newest first.
     pub(crate) fn versions_of(&self, file: &Path, role: Option<&str>) -> Vec<PluginSource> {
-        let Some(dir) = self.dir() else { return Vec::new() };
+        let Some(dir) = self.dir.get() else { return Vec::new() };
         let names = names(dir, file).unwrap_or_else(|reason| {
             tracing::warn!(%reason, "the last good components could not be listed");
             Vec::new()
@@ -70,7 +72,7 @@ impl LastGoodStore {
 
     /// Deletes the versions of a plugin that was removed.
     pub(crate) fn forget(&self, file: &Path) -> io::Result<()> {
-        let Some(dir) = self.dir() else { return Ok(()) };
+        let Some(dir) = self.writable() else { return Ok(()) };
         for name in names(dir, file)? {
             dir.remove(&name)?;
         }
@@ -101,8 +103,8 @@ fn decode(bytes: &[u8], file: &Path, role: Option<&str>) -> Option<PluginSource>
         return None;
     }
     let name = file.file_stem()?.to_string_lossy().into_owned();
-    let (role, file) = (role.map(str::to_owned), file.to_owned());
-    Some(PluginSource { name, role, file, wasm: Arc::new(wasm), digest, manifest, signature })
+    let (role, file, manifest_files) = (role.map(str::to_owned), file.to_owned(), vec![manifest_of(file)]);
+    Some(PluginSource { name, role, file, wasm: Arc::new(wasm), digest, manifest, manifest_files, signature })
 }
 
 /// The beginning of the names of one plugin's files. It depends on the path, because several folders may contain
@@ -126,6 +128,7 @@ mod tests {
             wasm: Arc::new(wasm.into()),
             digest: ComponentDigest::of(wasm.as_bytes()),
             manifest: Some(format!("# of\n# {wasm}")),
+            manifest_files: Vec::new(),
             signature: None,
         }
     }

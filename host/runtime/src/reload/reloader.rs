@@ -152,7 +152,8 @@ impl Reloader {
     /// Tells the store which plugins are here. A folder that cannot be read is not an empty one.
     async fn exchange_owners(&mut self) {
         let Ok(paths) = self.folder.list() else { return };
-        let present: Vec<_> = paths.iter().map(|path| self.present(path)).collect();
+        let running = paths.iter().filter(|path| self.folder.namesake(path).is_none());
+        let present: Vec<_> = running.map(|path| self.present(path)).collect();
         if self.owners.exchange(&present).await {
             self.publish();
         }
@@ -250,6 +251,10 @@ impl Reloader {
     }
 
     async fn load(&mut self, path: PluginPath, source: PluginSource) {
+        if let Some(image) = self.folder.namesake(&path) {
+            let reason = same_name(&path, image);
+            return self.note_refusal(&path, &source.name, reason);
+        }
         if let Some(entry) = self.quarantined(&source.digest, &source.edition()) {
             tracing::error!(
                 plugin.name = source.name,
@@ -277,6 +282,11 @@ impl Reloader {
     }
 
     async fn refuse(&mut self, path: &PluginPath, name: &str, reason: LoadError) {
+        self.note_refusal(path, name, reason);
+        self.restore_last_good(path).await;
+    }
+
+    fn note_refusal(&mut self, path: &PluginPath, name: &str, reason: LoadError) {
         tracing::error!(plugin.name = name, %reason, "plugin refused");
         let file = self.files.entry(path.clone()).or_default();
         if reason.is_transient {
@@ -285,7 +295,6 @@ impl Reloader {
             file.load_was_final();
         }
         file.versions.error = Some(reason);
-        self.restore_last_good(path).await;
     }
 
     async fn activate(&mut self, path: &PluginPath, generation: Generation, source: PluginSource) {
@@ -447,4 +456,13 @@ impl Reloader {
     fn publish(&self) {
         self.routing.publish(self.files.iter().map(|(path, file)| (path, &file.versions)), self.owners.known());
     }
+}
+
+/// The refusal of a file whose name is that of an image.
+fn same_name(path: &PluginPath, image: &str) -> LoadError {
+    LoadError::new(format!(
+        "OUTBOX_PLUGINS also names the image {image}, whose component has the same name and runs in place of {}: rename \
+         or remove the file, or take the image out of OUTBOX_PLUGINS",
+        path.file.display()
+    ))
 }

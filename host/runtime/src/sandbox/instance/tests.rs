@@ -55,6 +55,7 @@ fn looping(manifest: &str) -> PluginSource {
         digest: ComponentDigest::of(&wasm),
         wasm: Arc::new(wasm),
         manifest: Some(manifest.to_owned()),
+        manifest_files: Vec::new(),
         signature: None,
     }
 }
