@@ -63,11 +63,16 @@ mod on_each {
         let dir = tempfile::tempdir().unwrap();
         let plan = plan(&fixture, dir.path()).set("OUTBOX_TOKEN", "a-token-that-is-long-enough");
         let host = plan.start("serve").await;
+        let plan = plan.set("OUTBOX_LISTEN", host.url.trim_start_matches("http://"));
         let (code, text, told) = once(&plan, &["--url", &host.url]);
         assert_eq!(code, Some(0), "{told}");
         assert!(text.starts_with("Two things need you.") && text.contains("outbox replay 1"), "{text}");
         let (code, _, told) = once(&plan.clone().set("OUTBOX_TOKEN", ""), &["--url", &host.url]);
-        assert!(code == Some(1) && told.contains("answers 401") && told.contains("set OUTBOX_TOKEN"), "{told}");
+        assert!(code == Some(1) && told.contains("answers 401") && told.contains("--token-file"), "{told}");
+        std::fs::write(dir.path().join("token"), "a-token-that-is-long-enough\n").unwrap();
+        let elsewhere = plan.clone().set("OUTBOX_TOKEN", "").set("OUTBOX_LISTEN", "127.0.0.1:1");
+        let (code, _, told) = once(&elsewhere, &["--url", &host.url, "--token-file", "token"]);
+        assert_eq!(code, Some(0), "{told}");
         let (code, _, told) = once(&plan.set("OUTBOX_TOKEN", "another-token-of-nobody"), &["--url", &host.url]);
         assert!(code == Some(1) && told.contains("answers 401") && !told.contains("another-token"), "{told}");
     }

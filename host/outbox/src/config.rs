@@ -42,7 +42,7 @@ pub(crate) use crate::config::environment::{ProcessEnv, ProcessIdentity, command
 pub(crate) use crate::config::error::ConfigError;
 pub(crate) use crate::config::sources::{Flags, ShownSetting};
 pub(crate) use crate::config::telemetry::{Collector, Sampling, TelemetrySettings};
-pub(crate) use crate::config::tokens::{NAME_RULE, is_token_name};
+pub(crate) use crate::config::tokens::{NAME_RULE, is_token_name, token_in};
 pub(crate) use crate::config::value::{BreakerSetting, LogFormat, Secret, without_users};
 
 /// Every setting of a process, checked.

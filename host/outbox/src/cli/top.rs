@@ -13,6 +13,7 @@ mod theme;
 mod view;
 
 use std::io::{IsTerminal as _, stderr, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -36,9 +37,12 @@ const PLAIN_WIDTH: u16 = 100;
 /// Keys: q ends it, p pauses the updates, Tab and the arrows move through the tables, ? says more.
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// Ask the host at this URL instead of the database, with `OUTBOX_TOKEN` where that is set
+    /// Ask the host at this URL instead of the database. `OUTBOX_TOKEN` is sent to the host at `OUTBOX_LISTEN` only
     #[arg(long, value_name = "URL")]
     url: Option<String>,
+    /// A file with the token that is sent to the host at the URL, whichever that is
+    #[arg(long, value_name = "FILE", requires = "url")]
+    token_file: Option<PathBuf>,
     /// The time between two readings
     #[arg(long, default_value = "2s", value_name = "TIME", value_parser = interval)]
     interval: Duration,
@@ -67,7 +71,8 @@ pub(crate) async fn run(args: TopArgs, context: &Context) -> anyhow::Result<Exit
     let theme = Theme { is_coloured: variable("NO_COLOR").is_none() };
     let is_dumb = variable("TERM").is_some_and(|name| name == "dumb");
     let output = context.output;
-    let source = OverviewSource::new(args.url.as_deref(), context.config.clone()).map_err(UsageError)?;
+    let source = OverviewSource::new(args.url.as_deref(), args.token_file.as_deref(), context.config.clone());
+    let source = source.map_err(UsageError)?;
     if args.once || output.is_json() || is_dumb || !stdout().is_terminal() {
         let report = source.read().await?;
         let view = TopView { report: Some(report.clone()), ..TopView::new(source.name(), args.interval) };

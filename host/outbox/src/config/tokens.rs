@@ -16,7 +16,9 @@ use outbox_http::{NamedToken, Right, Rights, Role, TokenDigest, is_name};
 use outbox_item::Millis;
 use rustix::fs::OFlags;
 
+use crate::config::environment::read_secret;
 use crate::config::error::ConfigError;
+use crate::config::value::{self, Secret};
 
 /// Tokens that may have one name: one that is in use, and one that replaces it.
 const OF_ONE_NAME: usize = 2;
@@ -30,6 +32,11 @@ pub(crate) const NAME_RULE: &str = "use a name of 1 to 64 letters, digits and . 
 /// Whether a token may have this name.
 pub(crate) fn is_token_name(name: &str) -> bool {
     is_name(name) && !RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
+}
+
+/// The token that a file has; `None` when it cannot be read, or has none that a header can carry.
+pub(crate) fn token_in(file: &Path) -> Option<Secret> {
+    value::token(&read_secret(file)?)
 }
 
 /// Rights of a file that let others read or change it. Its group may read it: Kubernetes gives a mounted secret to one.

@@ -2,7 +2,8 @@
 //!
 //! A store that is not there yet, and a host that does not answer, are tried again at each reading.
 
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::cli::output::whole_error;
-use crate::config::{Config, Secret};
+use crate::config::{Config, Secret, token_in};
 use crate::open_store;
 
 /// The longest time that a reading may take.
@@ -46,16 +47,24 @@ pub(super) enum OverviewSource {
 pub(super) struct RemoteHost {
     base: String,
     url: Uri,
-    token: Option<Secret>,
+    token: Option<HostToken>,
     ca_files: Vec<PathBuf>,
 }
 
+/// A token, and where it is from.
+struct HostToken {
+    token: Secret,
+    origin: &'static str,
+}
+
 impl OverviewSource {
-    /// The host at the URL, or without one the store of the settings. Errors when the URL cannot be used.
-    pub(super) fn new(url: Option<&str>, config: Config) -> Result<Self, String> {
-        let Some(url) = url else { return Ok(Self::Local { config: Box::new(config), store: Mutex::default() }) };
-        let Config { token, ca_files, .. } = config;
-        Ok(Self::Remote(RemoteHost { base: url.to_owned(), url: overview_url(url)?, token, ca_files }))
+    /// The host at the URL, or without one the store of the settings. Errors when the URL or the file of the token cannot be
+    /// used.
+    pub(super) fn new(url: Option<&str>, token_file: Option<&Path>, config: Config) -> Result<Self, String> {
+        let Some(base) = url else { return Ok(Self::Local { config: Box::new(config), store: Mutex::default() }) };
+        let url = overview_url(base)?;
+        let token = token_for(&url, token_file, config.token, config.listen)?;
+        Ok(Self::Remote(RemoteHost { base: base.to_owned(), url, token, ca_files: config.ca_files }))
     }
 
     /// What people call it.
@@ -92,6 +101,34 @@ async fn read_store(config: &Config, open: &mut Option<Arc<dyn Store>>) -> anyho
     Ok(report)
 }
 
+/// The token for a URL: that of the file, else that of the settings where they describe the host there. Any other host would
+/// learn a token that is not its own.
+fn token_for(
+    url: &Uri,
+    file: Option<&Path>,
+    configured: Option<Secret>,
+    listen: SocketAddr,
+) -> Result<Option<HostToken>, String> {
+    if let Some(file) = file {
+        let refused =
+            || format!("--token-file is {file:?}: use a file that can be read and has one token, without spaces");
+        let token = token_in(file).ok_or_else(refused)?;
+        return Ok(Some(HostToken { token, origin: "--token-file" }));
+    }
+    let configured = configured.filter(|_| is_at(url, listen));
+    Ok(configured.map(|token| HostToken { token, origin: "OUTBOX_TOKEN" }))
+}
+
+/// Whether a URL leads to the host that listens at an address of this machine.
+fn is_at(url: &Uri, listen: SocketAddr) -> bool {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let address = if host == "localhost" { Some(listen.ip()) } else { host.parse::<IpAddr>().ok() };
+    let is_every = listen.ip().is_unspecified();
+    let is_here = address.is_some_and(|ip| ip == listen.ip() || is_every && ip.is_loopback());
+    let usual = if url.scheme_str() == Some("https") { 443 } else { 80 };
+    is_here && url.port_u16().unwrap_or(usual) == listen.port()
+}
+
 /// The URL of the overview of a host. Errors with what can be used instead.
 fn overview_url(base: &str) -> Result<Uri, String> {
     let unfit = || format!("--url is {base:?}: use a URL such as http://127.0.0.1:7070 or https://outbox.example");
@@ -104,7 +141,7 @@ fn overview_url(base: &str) -> Result<Uri, String> {
 impl RemoteHost {
     async fn read(&self) -> anyhow::Result<OverviewReport> {
         let mut request = Request::get(&self.url);
-        if let Some(token) = &self.token {
+        if let Some(HostToken { token, .. }) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
         }
         let answer = self.client()?.request(request.body(Empty::new())?).await;
@@ -132,11 +169,15 @@ impl RemoteHost {
         let detail = problem["detail"].as_str().map(|detail| format!(": {detail}")).unwrap_or_default();
         let advice = match (status, &self.token) {
             (StatusCode::UNAUTHORIZED, None) => {
-                "; set OUTBOX_TOKEN, or OUTBOX_TOKEN_FILE, to a token with the right read"
+                "; name a file that has a token with the right read with --token-file: OUTBOX_TOKEN is sent to the host at \
+                 OUTBOX_LISTEN only"
+                    .to_owned()
             }
-            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Some(_)) => "; OUTBOX_TOKEN has the token that was sent",
-            (StatusCode::NOT_FOUND, _) => "; is this the URL of `outbox serve`?",
-            _ => "",
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, Some(HostToken { origin, .. })) => {
+                format!("; {origin} has the token that was sent")
+            }
+            (StatusCode::NOT_FOUND, _) => "; is this the URL of `outbox serve`?".to_owned(),
+            _ => String::new(),
         };
         format!("{} answers {}{detail}{advice}", self.base, status.as_u16())
     }
@@ -176,5 +217,39 @@ mod tests {
         for base in ["127.0.0.1:7070", "ftp://a", "http://ada:secret@a", "http://a?x=1", "http://", "not a url"] {
             assert!(told(base).unwrap_err().contains("http://127.0.0.1:7070"), "{base}");
         }
+    }
+
+    #[test]
+    fn the_token_of_the_settings_goes_to_their_host_only_and_that_of_a_file_to_any() {
+        let dir = tempfile::tempdir().unwrap();
+        let [ours, theirs] = ["ours", "theirs"].map(|name| {
+            let file = dir.path().join(name);
+            std::fs::write(&file, format!("token-of-{name}\n")).unwrap();
+            file
+        });
+        let token = |url: &str, file: Option<&Path>, listen: &str| {
+            let url = overview_url(url).unwrap();
+            let token = token_for(&url, file, token_in(&ours), listen.parse().unwrap()).unwrap();
+            token.map(|token| token.token.expose().to_owned())
+        };
+        let configured = Some("token-of-ours".to_owned());
+        for (url, listen) in [
+            ("http://127.0.0.1:7070", "127.0.0.1:7070"),
+            ("http://localhost:7070/", "127.0.0.1:7070"),
+            ("http://127.0.0.1:7070", "0.0.0.0:7070"),
+            ("http://[::1]:7070", "[::]:7070"),
+            ("http://10.0.0.7", "10.0.0.7:80"),
+        ] {
+            assert_eq!(token(url, None, listen), configured, "{url}");
+            assert_eq!(token(url, Some(&theirs), listen).as_deref(), Some("token-of-theirs"), "{url}");
+        }
+        for url in ["http://127.0.0.1:7071", "http://10.0.0.7:7070", "https://outbox.example:7070", "http://127.0.0.1"]
+        {
+            assert_eq!(token(url, None, "127.0.0.1:7070"), None, "{url}");
+            assert_eq!(token(url, Some(&theirs), "127.0.0.1:7070").as_deref(), Some("token-of-theirs"), "{url}");
+        }
+        let url = overview_url("http://127.0.0.1:7070").unwrap();
+        let missing = token_for(&url, Some(Path::new("none")), None, "127.0.0.1:7070".parse().unwrap());
+        assert!(missing.is_err_and(|err| err.contains("--token-file is \"none\"")));
     }
 }
