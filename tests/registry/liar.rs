@@ -221,3 +221,19 @@ fn credentials_for_a_registry_with_tls_do_not_go_to_a_realm_without() {
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err(), "the token server was called");
 }
+
+#[test]
+fn credentials_for_a_registry_with_tls_follow_no_redirect_to_an_address_without() {
+    let (bench, listener) = (Bench::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let layers = listener.local_addr().unwrap().to_string();
+    let mut registry = RegistryServer::with(Door::Encrypted);
+    let (host, image) = (registry.image(""), registry.image("p:1"));
+    let plan = with_auth(&bench, host.trim_end_matches('/'), &password())
+        .set("OUTBOX_REGISTRY_HTTP", &layers)
+        .set("OUTBOX_CA_FILE", registry.dir.path().join("authority.crt").to_str().unwrap());
+    plan.json(&["plugin", "push", "p.wasm", &image, "--json"]);
+    registry.guard_and_redirect(&format!("http://{layers}/"));
+    fails(&plan.run(&["plugin", "pull", &image, "--to", "."]), &["redirects to where nothing is sent"]);
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "the server of the layers was called");
+}

@@ -110,6 +110,18 @@ impl RegistryServer {
         }
     }
 
+    /// From now on it asks for a password, and sends who wants a layer to this address.
+    pub(crate) fn guard_and_redirect(&mut self, to: &str) {
+        self.stop();
+        let path = self.dir.path().join("registry.yml");
+        let mut settings = fs::read_to_string(&path).unwrap();
+        writeln!(settings, "auth: {{htpasswd: {{realm: test, path: users}}}}").unwrap();
+        writeln!(settings, "middleware: {{storage: [{{name: redirect, options: {{baseurl: \"{to}\"}}}}]}}").unwrap();
+        fs::write(self.dir.path().join("users"), USERS).unwrap();
+        fs::write(path, settings).unwrap();
+        self.resume();
+    }
+
     /// The name of an image in this registry.
     pub(crate) fn image(&self, name: &str) -> String {
         format!("127.0.0.1:{}/{name}", self.port)

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::config::catalog::{SETTINGS, Setting, Shown, key_of};
 use crate::config::environment::{ProcessEnv, read_secret};
 use crate::config::error::ConfigError;
-use crate::config::value::{self, redacted_url, without_users};
+use crate::config::value::{self, redacted_url, shown_value};
 
 /// Names the configuration file. It is the only setting that the file itself cannot contain.
 const CONFIG: &str = "OUTBOX_CONFIG";
@@ -139,7 +139,7 @@ impl ResolvedSettings {
                 (None, _) => setting.default.to_owned(),
                 (Some(_), Shown::Never) => "(not shown)".to_owned(),
                 (Some(given), Shown::Url) if is_maybe_url(&given.text) => shown_url(&given.text),
-                (Some(given), _) => without_users(given.text.trim()),
+                (Some(given), _) => shown_value(given.text.trim()),
             };
             let origin = given.map_or_else(|| "default".to_owned(), |given| given.origin.clone());
             ShownSetting { key: setting.key(), value, origin }
@@ -206,7 +206,7 @@ fn displayed(variable: &str, text: &str) -> String {
         Shown::Never => "a value that is not shown".to_owned(),
         Shown::Url if text.contains("://") => format!("{:?}", redacted_url(text)),
         Shown::Url if is_maybe_url(text) => "a value that is not shown".to_owned(),
-        _ => format!("{:?}", without_users(text)),
+        _ => format!("{:?}", shown_value(text)),
     }
 }
 

@@ -173,7 +173,8 @@ fn a_secret_is_shown_neither_in_errors_nor_when_debugging() {
     }
     let image = "oci://ada:hunter7@r.example/p:1";
     let others = [("OUTBOX_PLUGINS", image), ("OUTBOX_REGISTRY_HTTP", image)];
-    for wrong in [[("OUTBOX_BACKEND", "sqlite"), ("OUTBOX_DB_PASSWORD_FILE", "/none")], others].concat() {
+    let bare = [("OUTBOX_PLUGINS", &image[6..]), ("OUTBOX_REGISTRY_HTTP", "a:5000,ada:hunter7@r.example")];
+    for wrong in [[("OUTBOX_BACKEND", "sqlite"), ("OUTBOX_DB_PASSWORD_FILE", "/none")], others, bare].concat() {
         let err = parse(&[url, ("OUTBOX_DB_PASSWORD", "hunter6"), wrong], None).unwrap_err().to_string();
         assert!(!err.contains("hunter"), "{err}");
     }

@@ -108,13 +108,36 @@ pub(crate) fn without_users(text: &str) -> String {
 }
 
 fn without_user(line: &str) -> String {
-    let Some((scheme, rest)) = line.split_once("://") else { return line.to_owned() };
-    // A digest follows an @ too.
-    let mut ends = rest.rmatch_indices('@').map(|(at, _)| &rest[at..]);
-    match ends.find(|end| !end.starts_with("@sha256:")) {
-        Some(end) => format!("{scheme}://…{end}"),
-        None => line.to_owned(),
+    let Some((before, rest)) = line.split_once("://") else { return without_bare_users(line) };
+    let before = without_bare_users(before);
+    match behind_user(rest) {
+        Some((_, end)) => format!("{before}://…{end}"),
+        None => format!("{before}://{rest}"),
     }
+}
+
+/// The words of a line, those such as `ada:secret@host` without the user and the password.
+fn without_bare_users(line: &str) -> String {
+    let is_around = |c: char| c.is_whitespace() || matches!(c, '\'' | '"');
+    line.split_inclusive(is_around).map(without_bare_user).collect()
+}
+
+/// The value of a setting without users and passwords. A password in it may have any character.
+pub(super) fn shown_value(text: &str) -> String {
+    if text.contains("://") { without_users(text) } else { without_bare_user(text) }
+}
+
+fn without_bare_user(text: &str) -> String {
+    match behind_user(text) {
+        Some((user, end)) if user.contains(':') => format!("…{end}"),
+        _ => text.to_owned(),
+    }
+}
+
+/// What is before the last `@` that no digest follows, and the rest with it.
+fn behind_user(text: &str) -> Option<(&str, &str)> {
+    let mut parts = text.rmatch_indices('@').map(|(at, _)| text.split_at(at));
+    parts.find(|(_, end)| !end.starts_with("@sha256:"))
 }
 
 pub(super) fn boolean(text: &str) -> Option<bool> {
@@ -210,6 +233,19 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_is_shown_without_a_user_also_where_it_is_no_url() {
+        for (told, shown) in [
+            ("ada:hunter2@r.example:5000", "…@r.example:5000"),
+            ("a:5000, ada:hun@ter, 2@r.example", "…@r.example"),
+            ("https://ada:hunter2@r.example", "https://…@r.example"),
+            ("a:5000, loopback", "a:5000, loopback"),
+            ("ada@example.org", "ada@example.org"),
+        ] {
+            assert_eq!(shown_value(told), shown);
+        }
+    }
+
+    #[test]
     fn a_text_is_shown_without_the_users_in_its_urls() {
         let digest = format!("@sha256:{}", "a".repeat(64));
         for (told, shown) in [
@@ -220,6 +256,9 @@ mod tests {
             (&format!("'oci://ada:hunter2@r.example/p{digest}'"), &format!("'oci://…@r.example/p{digest}'")),
             (&format!("'oci://r.example/p{digest}'"), &format!("'oci://r.example/p{digest}'")),
             ("'ada@example.org' http://r.example", "'ada@example.org' http://r.example"),
+            ("error: 'ada:hunter2@r.example/p:1' found", "error: '…@r.example/p:1' found"),
+            ("ada:hunter2@a, https://b.example", "…@a, https://b.example"),
+            ("error: 'ada@example.org' and p:1@sha256:ab", "error: 'ada@example.org' and p:1@sha256:ab"),
         ] {
             assert_eq!(without_users(told), shown);
         }
