@@ -422,10 +422,11 @@ fn a_reader_that_goes_away_ends_the_command_quietly() {
 async fn a_host_shows_itself_and_ends_with_success_when_it_is_asked_to() {
     let fixture = CliFixture::migrated();
     let host = fixture.plan.start("serve").await;
-    let is_ready = || fixture.json(&["stats"])["pods"][0]["ready"].clone();
-    support::eventually("the store knows of the host", Duration::from_secs(10), async || is_ready() == true).await;
+    let pods = || fixture.json(&["stats"])["pods"].clone();
+    let is_ready = async || pods()[0]["ready"] == true;
+    support::eventually("the store knows of the host", Duration::from_secs(10), is_ready).await;
     assert_eq!(host.terminate(), Some(0));
-    assert_eq!(is_ready(), false);
+    assert_eq!(pods(), json!([]));
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ promises! {
     items_that_the_rate_of_their_type_holds_back_are_said_to_be
     an_item_that_fails_does_so_since_its_first_attempt_of_this_life
     claims_of_a_process_that_gives_no_sign_of_life_are_stuck_at_once
+    a_process_that_stops_is_not_shown_unless_it_leaves_leases_behind
     an_item_without_a_status_is_reported_and_a_restore_takes_it_back
 }
 
@@ -294,6 +295,22 @@ mod promise {
         let release = Action::Release { lease: LeasePolicy::Break };
         let report = f.store.operate(&operate_request(release, Selection::Filter(of_pod))).await.unwrap();
         assert_eq!(report.changed, 2, "and none of the other process");
+    }
+
+    pub(super) async fn a_process_that_stops_is_not_shown_unless_it_leaves_leases_behind(f: Fixture) {
+        for instance in ["other", "stopped", "leaving"] {
+            f.store.heartbeat(&pod(instance)).await.unwrap();
+        }
+        f.enqueue(item("1")).await;
+        let mut wanted = request(&["mail"], 9);
+        wanted.claimed_by = "leaving".into();
+        f.store.claim(&wanted).await.unwrap();
+        for instance in ["stopped", "leaving"] {
+            f.store.end_heartbeat(instance).await.unwrap();
+        }
+        let pods = f.store.overview().await.unwrap().pods;
+        let shown: Vec<_> = pods.iter().map(|pod| (pod.instance.as_str(), pod.ready)).collect();
+        assert_eq!(shown, [("leaving", false), ("other", true)]);
     }
 
     pub(super) async fn an_item_without_a_status_is_reported_and_a_restore_takes_it_back(f: Fixture) {

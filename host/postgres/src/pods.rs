@@ -32,6 +32,15 @@ pub(crate) async fn heartbeat(tx: &mut WriteTx<'_>, pod: &Pod) -> Result<(), PgE
     forget_silent(tx).await
 }
 
+/// Removes the row of a process that stops, or marks it as not ready while there are leases of it.
+pub(crate) async fn end(tx: &WriteTx<'_>, instance: &str) -> Result<(), PgError> {
+    tx.rows("UPDATE outbox.pods SET ready = false WHERE instance = $1", &[&instance]).await?;
+    let remove = "DELETE FROM outbox.pods
+                  WHERE instance = $1 AND NOT EXISTS (SELECT FROM outbox.leases WHERE pod = instance)";
+    tx.rows(remove, &[&instance]).await?;
+    forget_silent(tx).await
+}
+
 async fn forget_silent(tx: &WriteTx<'_>) -> Result<(), PgError> {
     let orphans = "DELETE FROM outbox.breakers WHERE NOT EXISTS (SELECT FROM outbox.pods
                                                                  WHERE pods.instance = breakers.instance)";

@@ -350,6 +350,11 @@ impl Maintain for PostgresStore {
         Ok(())
     }
 
+    async fn end_heartbeat(&self, instance: &str) -> Result<(), StoreError> {
+        let pg = &*self.pg;
+        transact!(pg, "ending the heartbeats", |tx| pods::end(tx, instance))
+    }
+
     async fn add_history(&self, rows: &[HistoryMinute]) -> Result<(), StoreError> {
         let pg = &*self.pg;
         transact!(pg, "adding to the history", |tx| history::add(tx, rows))

@@ -42,6 +42,15 @@ fn write_pod(tx: &WriteTx<'_>, pod: &Pod) -> rusqlite::Result<()> {
     forget_silent(tx)
 }
 
+/// Removes the row of a process that stops, or marks it as not ready while there are leases of it.
+pub(crate) fn end(tx: &WriteTx<'_>, instance: &str) -> rusqlite::Result<()> {
+    let mark = "UPDATE outbox_pods SET ready = false WHERE instance = ?1";
+    tx.connection.prepare_cached(mark)?.execute([instance])?;
+    let remove = "DELETE FROM outbox_pods WHERE instance = ?1 AND instance NOT IN (SELECT pod FROM outbox_leases)";
+    tx.connection.prepare_cached(remove)?.execute([instance])?;
+    forget_silent(tx)
+}
+
 fn forget_silent(tx: &WriteTx<'_>) -> rusqlite::Result<()> {
     let forget = "DELETE FROM outbox_pods WHERE heartbeat_at < ?1";
     tx.connection.prepare_cached(forget)?.execute([tx.now.saturating_sub(POD_KEPT).get()])?;

@@ -329,6 +329,11 @@ impl Maintain for SqliteStore {
         self.writer.run("writing a heartbeat", move |tx| pods::heartbeat(tx, &pod)).await
     }
 
+    async fn end_heartbeat(&self, instance: &str) -> Result<(), StoreError> {
+        let (instance, tried) = (instance.to_owned(), "ending the heartbeats");
+        self.writer.run(tried, move |tx| pods::end(tx, &instance).map_err(unavailable(tried))).await
+    }
+
     async fn add_history(&self, rows: &[HistoryMinute]) -> Result<(), StoreError> {
         let (rows, tried) = (rows.to_vec(), "adding to the history");
         self.writer.run(tried, move |tx| history::add(tx.connection, &rows).map_err(unavailable(tried))).await

@@ -24,6 +24,10 @@ pub trait Maintain: Send + Sync + 'static {
     /// Shows this process to the cockpit. Errors while the store takes no writes, its own or those of items.
     async fn heartbeat(&self, pod: &Pod) -> Result<(), StoreError>;
 
+    /// Ends the row of this process, which stops: it is not shown any more. One that leaves leases behind stays and is not
+    /// ready, so that they are shown as its own until they end.
+    async fn end_heartbeat(&self, instance: &str) -> Result<(), StoreError>;
+
     /// Adds figures to the rows of their minutes and types. A caller that gets no answer cannot know whether they were
     /// added.
     async fn add_history(&self, rows: &[HistoryMinute]) -> Result<(), StoreError>;

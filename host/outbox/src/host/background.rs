@@ -73,7 +73,7 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Writes heartbeats until `end` is cancelled, and then one more, which says that the process is no longer ready.
+    /// Writes heartbeats until `end` is cancelled, and then ends the row.
     pub(crate) async fn run(self, end: CancellationToken) {
         let mut changes = self.plugins.changes();
         loop {
@@ -86,7 +86,9 @@ impl Heartbeat {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        self.beat(false).await;
+        if let Err(err) = self.store.end_heartbeat(&self.instance).await {
+            tracing::debug!(error = %err, "the store shows this process until it has been silent for long");
+        }
     }
 
     async fn beat(&self, is_ready: bool) {
