@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import posixpath
 import re
 
 import elf
@@ -16,6 +17,8 @@ TARGETS = {
     "aarch64-gnu": ("aarch64", "arm64", "arm64", "arm64", "manylinux_2_{glibc}_aarch64"),
     "aarch64-musl": ("aarch64", "arm64", "arm64", "arm64", "musllinux_1_1_aarch64"),
 }
+# A link to a file: its text, and the path of the file.
+LINK = re.compile(r"\[([^\]\n]*)\]\(([^()\s:#]+)(?:#[^()\s]*)?\)")
 TRIPLES = {target: target.replace("-", "-unknown-linux-") for target in TARGETS}
 
 
@@ -49,8 +52,26 @@ class Release:
 
 def documents():
     """The documents for operators, as they lie below a prefix such as /usr."""
-    files = [ROOT / "CHANGELOG.md", ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*") if path.is_file())]
-    return {f"share/doc/outbox/{path.relative_to(ROOT)}": path.read_bytes() for path in files}
+    files = [ROOT / name for name in ("CHANGELOG.md", "README.md", "SECURITY.md")]
+    files += sorted(path for path in (ROOT / "docs").rglob("*") if path.is_file())
+    found = {str(path.relative_to(ROOT)): path.read_bytes() for path in files}
+    return {f"share/doc/outbox/{path}": _without_dead_links(path, content, found) for path, content in found.items()}
+
+
+def _without_dead_links(path, content, packed):
+    """A document that links to packed files only. Of any other file it says where the repository has it."""
+    if not path.endswith(".md"):
+        return content
+
+    def linked(match):
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), match[2]))
+        is_packed = target in packed or any(other.startswith(f"{target}/") for other in packed)
+        if is_packed:
+            return match[0]
+        place = f"`{target}` in the repository"
+        return place if target.endswith(match[1].strip("`")) else f"{match[1]} ({place})"
+
+    return LINK.sub(linked, content.decode()).encode()
 
 
 def load(binary, target, extras):

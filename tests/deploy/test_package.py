@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -81,6 +82,23 @@ class Packages(unittest.TestCase):
         self.assertLessEqual(wanted | {"share/doc/outbox/docs/operations.md"}, set(members))
         self.assertEqual(members["bin/outbox"].mode, 0o755)
         self.assertEqual({(member.mtime, member.uid) for member in members.values()}, {(TIME, 0)})
+
+    def test_the_documents_link_to_files_that_are_packed(self):
+        with tarfile.open(fileobj=io.BytesIO(self.named(".tar.gz"))) as archive:
+            texts = {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}
+        folders = {str(parent) for name in texts for parent in pathlib.PurePosixPath(name).parents}
+        dead, links = [], 0
+        for name in (name for name in texts if name.endswith(".md")):
+            for target in re.findall(r"\]\(([^()\s]+)\)", texts[name].decode()):
+                if "://" in target or target.startswith("#"):
+                    continue
+                links += 1
+                path = os.path.normpath(os.path.join(os.path.dirname(name), target.split("#")[0]))
+                dead += [(name, target)] if path not in texts and path not in folders else []
+        self.assertEqual(dead, [])
+        self.assertGreater(links, 100)
+        (readme,) = [text.decode() for name, text in texts.items() if name.endswith("outbox/README.md")]
+        self.assertIn("as `plugins/webhook/webhook.toml` in the repository does", readme)
 
     def test_manual_pages_are_compressed_and_lie_beside_the_completions(self):
         extras = pathlib.Path(self.place.name, "extras")
