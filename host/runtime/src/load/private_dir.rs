@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, StatVfsMountFlags, statvfs};
 use rustix::process::geteuid;
 
 /// Mode bits that let the group and others write.
@@ -90,12 +90,14 @@ impl PrivateDir {
     pub(crate) fn open_to_read(dir: &Path) -> Result<Self, PrivateDirError> {
         let meta = fs::metadata(dir);
         let meta = meta.map_err(|source| PrivateDirError::Inspect { dir: dir.display().to_string(), source })?;
-        let opened = Self { dir: dir.to_owned(), owner: geteuid().as_raw(), is_read_only: true };
+        let mount = statvfs(dir);
+        let is_read_only = mount.is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::RDONLY));
+        let opened = Self { dir: dir.to_owned(), owner: geteuid().as_raw(), is_read_only };
         opened.check(&meta)?;
         Ok(opened)
     }
 
-    /// Whether nothing is written: the file system is read-only, as that of an image is, or the folder is only read.
+    /// Whether the file system is read-only, as that of an image is.
     pub(crate) fn is_read_only(&self) -> bool {
         self.is_read_only
     }
@@ -284,8 +286,7 @@ mod tests {
         let (cache, good) = (LateDir::to_read(&place), LateDir::to_read(&place).folder("good"));
         assert!(cache.get().is_none() && good.get().is_none() && !place.exists());
         PrivateDir::open(&place).unwrap().write("own", &[b"a"]).unwrap();
-        let opened = cache.get().unwrap();
-        assert_eq!((opened.read("own").unwrap().as_deref(), opened.is_read_only()), (Some(&b"a"[..]), true));
+        assert_eq!(cache.get().unwrap().read("own").unwrap().as_deref(), Some(&b"a"[..]));
         assert!(good.get().is_none() && fs::read_dir(&place).unwrap().count() == 1);
         fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(LateDir::to_read(&place).get().is_none(), "others can write it");

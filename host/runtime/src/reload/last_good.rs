@@ -41,9 +41,13 @@ impl LastGoodStore {
         Self { dir }
     }
 
-    /// The folder, where it can be written.
-    fn writable(&self) -> Option<&PrivateDir> {
+    fn dir(&self) -> Option<&PrivateDir> {
         self.dir.get().filter(|dir| !dir.is_read_only())
+    }
+
+    /// The folder, where it is not only read.
+    fn writable(&self) -> Option<&PrivateDir> {
+        self.dir().filter(|_| !self.dir.is_only_read())
     }
 
     /// Keeps a version as the newest good one of its plugin.
@@ -62,7 +66,7 @@ impl LastGoodStore {
 
     /// The undamaged versions of a plugin, the newest first.
     pub(crate) fn versions_of(&self, file: &Path, role: Option<&str>) -> Vec<PluginSource> {
-        let Some(dir) = self.dir.get() else { return Vec::new() };
+        let Some(dir) = self.dir() else { return Vec::new() };
         let names = names(dir, file).unwrap_or_else(|reason| {
             tracing::warn!(%reason, "the last good components could not be listed");
             Vec::new()
@@ -150,6 +154,16 @@ mod tests {
         assert_eq!(good.versions_of(Path::new("/x/p.wasm"), None)[1].manifest.as_deref(), Some("# of\n# c"));
         good.forget(Path::new("/x/p.wasm")).unwrap();
         assert_eq!((kept(&good, "/x/p.wasm").len(), kept(&good, "/y/p.wasm").len()), (0, 1));
+    }
+
+    #[test]
+    fn a_folder_that_is_only_read_keeps_what_it_has() {
+        let home = tempfile::tempdir().unwrap();
+        let [good, looked_at] = [LateDir::new(home.path()), LateDir::to_read(home.path())].map(LastGoodStore::new);
+        good.keep(&source("/x/p.wasm", "a")).unwrap();
+        looked_at.keep(&source("/x/p.wasm", "b")).unwrap();
+        looked_at.forget(Path::new("/x/p.wasm")).unwrap();
+        assert_eq!((kept(&looked_at, "/x/p.wasm"), kept(&good, "/x/p.wasm")), (vec!["a".into()], vec!["a".into()]));
     }
 
     #[test]
