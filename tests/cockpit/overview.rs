@@ -81,6 +81,24 @@ mod on_each {
         }
     }
 
+    pub(super) async fn what_several_processes_say_alike_of_a_plugin_is_told_once(backend: Backend) {
+        let desk = Desk::open(backend).await;
+        let broken = || mail(PluginState::Active, Some("imports wasi:http without a grant"));
+        let other = mail(PluginState::Active, Some("is no component"));
+        for (name, plugin) in [("pod-1", broken()), ("pod-2", broken()), ("pod-3", other), ("pod-4", broken())] {
+            desk.fixture.store.heartbeat(&Pod { plugins: vec![plugin], ..pod(name) }).await.unwrap();
+        }
+        let text = desk.get("/cockpit").await.text();
+        let told = ["does not run in 3 processes Imports wasi:http", "does not run Is no component"];
+        let told = told.map(|words| text.to_lowercase().matches(&words.to_lowercase()).count());
+        assert!(told == [1, 1] && text.contains("Two things need you"), "{text}");
+        let text = desk.get("/cockpit/plugins").await.text();
+        assert!(text.contains("One plugin in 4 processes, one not as its file says"), "{text}");
+        for told in ["in 3 processes: pod-1, pod-2, pod-4 imports wasi:http", "in pod-3 is no component"] {
+            assert_eq!(text.matches(told).count(), 1, "{told}: {text}");
+        }
+    }
+
     pub(super) async fn a_type_of_which_no_more_may_be_claimed_is_limited(backend: Backend) {
         let desk = Desk::open(backend).await;
         for key in ["a", "b"] {
@@ -196,6 +214,7 @@ mod on_each {
 on_each_backend! {
     what_a_breaker_holds_back_is_not_called_due
     a_plugin_is_shown_with_what_it_may_do_and_what_its_attempts_came_to
+    what_several_processes_say_alike_of_a_plugin_is_told_once
     a_type_of_which_no_more_may_be_claimed_is_limited
     a_type_or_a_key_that_has_used_up_its_rate_is_limited_from_the_first_moment
     a_component_in_quarantine_is_shown_with_its_reason_and_released

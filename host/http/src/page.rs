@@ -38,6 +38,7 @@ mod search;
 mod targets;
 mod timeline;
 mod trials;
+mod troubles;
 mod types;
 mod visit;
 mod why;

@@ -14,6 +14,7 @@ use crate::answers::{Sight, Visible, quotes_content};
 use crate::description::UnixMillis;
 use crate::glance::Glance;
 use crate::page::item::query;
+use crate::page::troubles::{Trouble, troubles};
 use crate::page::words::{Ago, count, counted};
 
 /// The most needs that the overview lists.
@@ -154,29 +155,28 @@ fn dead_letters(overview: &Overview) -> Option<Need> {
     })
 }
 
-/// The plugins of processes that report whose newest file does not run, each once.
+/// The plugins of processes that report whose newest file does not run.
 fn plugins(overview: &Overview) -> Vec<Need> {
-    let mut seen = std::collections::BTreeSet::new();
-    let all = overview.reporting_pods().flat_map(|pod| &pod.plugins);
-    let troubled = all.filter_map(|plugin| Some((plugin, plugin.trouble()?)));
-    let first = troubled.filter(|(plugin, trouble)| seen.insert((plugin.name.clone(), trouble.clone())));
-    let need = |(plugin, trouble): (&outbox_core::PluginStatus, String)| Need {
+    troubles(overview).iter().map(of_trouble).collect()
+}
+
+fn of_trouble(trouble: &Trouble<'_>) -> Need {
+    let Trouble { plugin, text, .. } = trouble;
+    let what = match plugin.digest {
+        _ if plugin.state == PluginState::Quarantined => {
+            format!("A version of the plugin {} is quarantined", plugin.name)
+        }
+        Some(_) if plugin.error.is_none() => format!("The plugin {} does not get all of its types", plugin.name),
+        Some(_) => format!("The newest file of the plugin {} does not run", plugin.name),
+        None => format!("The plugin {} does not load", plugin.name),
+    };
+    Need {
         level: if plugin.digest.is_some() { "notice" } else { "urgent" }.to_owned(),
-        what: match plugin.digest {
-            _ if plugin.state == PluginState::Quarantined => {
-                format!("A version of the plugin {} is quarantined", plugin.name)
-            }
-            Some(_) if plugin.error.is_none() => {
-                format!("The plugin {} does not get all of its types", plugin.name)
-            }
-            Some(_) => format!("The newest file of the plugin {} does not run", plugin.name),
-            None => format!("The plugin {} does not load", plugin.name),
-        },
-        cause: trouble.lines().next().unwrap_or_default().to_owned(),
+        what: what + &trouble.extent(),
+        cause: text.lines().next().unwrap_or_default().to_owned(),
         since: None,
         path: "cockpit/plugins".to_owned(),
         click: "See the cure".to_owned(),
         command: "outbox plugin list".to_owned(),
-    };
-    first.map(need).collect()
+    }
 }

@@ -1,5 +1,7 @@
 //! Plugins: which version each process runs, what keeps a newer one from running and what would cure it.
 
+use std::collections::BTreeSet;
+
 use askama::Template;
 use axum::response::Response;
 
@@ -10,6 +12,7 @@ use crate::glance::Glance;
 use crate::page::frame::{Frame, Tab};
 use crate::page::item::query;
 use crate::page::pods::plugin_state;
+use crate::page::troubles::{Trouble, troubles};
 use crate::page::types::claim_limits;
 use crate::page::visit::{Visit, shown};
 use crate::page::words::{Ago, begun, bytes, count, lasted, share, short_digest, span_ms, within};
@@ -27,7 +30,7 @@ struct PluginsPage {
     frame: Frame,
     opening: String,
     rows: Vec<VersionRow>,
-    troubles: Vec<Trouble>,
+    troubles: Vec<TroubleRow>,
     quarantined: Vec<QuarantinedRow>,
     history: Vec<PluginEvent>,
 }
@@ -65,9 +68,9 @@ struct TypeFigures {
 }
 
 /// Why a file does not run as it is.
-struct Trouble {
+struct TroubleRow {
     name: String,
-    pod: String,
+    places: String,
     text: String,
 }
 
@@ -93,12 +96,12 @@ struct PluginEvent {
 pub(super) async fn plugins(visit: Visit) -> Result<Response, ApiError> {
     let glance = visit.glance().await?;
     let rows: Vec<_> = versions(&glance.overview).map(|(pod, plugin)| version_row(pod, plugin, &glance)).collect();
-    let troubles: Vec<_> = versions(&glance.overview).filter_map(trouble).collect();
+    let troubles = troubles(&glance.overview);
     shown(&PluginsPage {
         frame: visit.live_frame("Plugins", Tab::Plugins),
-        opening: opening(&glance.overview, troubles.len()),
+        opening: opening(&glance.overview, &troubles),
         rows,
-        troubles,
+        troubles: troubles.iter().map(trouble_row).collect(),
         quarantined: quarantined(&visit, &glance).await?,
         history: history(&visit, &glance).await?,
     })
@@ -108,16 +111,17 @@ fn versions(overview: &Overview) -> impl Iterator<Item = (&Pod, &PluginStatus)> 
     overview.reporting_pods().flat_map(|pod| pod.plugins.iter().map(move |plugin| (pod, plugin)))
 }
 
-fn opening(overview: &Overview, troubles: usize) -> String {
+fn opening(overview: &Overview, troubles: &[Trouble<'_>]) -> String {
     let pods = overview.reporting_pods().filter(|pod| !pod.plugins.is_empty()).count();
-    let names: std::collections::BTreeSet<_> = versions(overview).map(|(_, plugin)| &plugin.name).collect();
+    let names: BTreeSet<_> = versions(overview).map(|(_, plugin)| &plugin.name).collect();
+    let troubled: BTreeSet<_> = troubles.iter().map(|trouble| &trouble.plugin.name).collect();
     let processes = if pods == 1 { "one process".to_owned() } else { format!("{pods} processes") };
     let run = format!("{} in {processes}", begun(names.len(), "plugin"));
-    match troubles {
+    match troubled.len() {
         0 if names.is_empty() => "No running process has a plugin".to_owned(),
         0 => format!("{run}, all as their files say"),
         1 => format!("{run}, one not as its file says"),
-        _ => format!("{run}, {troubles} not as their files say"),
+        troubled => format!("{run}, {troubled} not as their files say"),
     }
 }
 
@@ -174,9 +178,8 @@ fn type_figures(name: &str, glance: &Glance) -> TypeFigures {
     TypeFigures { name: name.to_owned(), done: count(done), failing: share(failed, done + failed), p95: lasted(p95_ms) }
 }
 
-fn trouble((pod, plugin): (&Pod, &PluginStatus)) -> Option<Trouble> {
-    let text = plugin.trouble()?;
-    Some(Trouble { name: plugin.name.clone(), pod: pod.instance.clone(), text })
+fn trouble_row(trouble: &Trouble<'_>) -> TroubleRow {
+    TroubleRow { name: trouble.plugin.name.clone(), places: trouble.places(), text: trouble.text.clone() }
 }
 
 /// The components in quarantine, newest first.
