@@ -83,7 +83,7 @@ mod on_each {
         assert!(operations.contains("replay 3 items") && operations.contains("the receiver is back"), "{operations}");
         let trail = desk.get("/cockpit/operations").await;
         assert!(
-            trail.html().contains("<datalist id=\"actors\"><option value=\"http\"></datalist>"),
+            trail.html().contains("<datalist id=\"actors\"><option value=\"http (no name)\"></datalist>"),
             "{}",
             trail.html()
         );
@@ -126,7 +126,12 @@ mod on_each {
         assert!(held.contains(&format!("blocked key k item {id} is dead, 1 item behind it")), "{held}");
         let blocked = format!("The key is blocked by item {id}; one item waits behind it");
         for (path, question, now, seen) in [
-            ("/cockpit/control/pause?type=mail", "Pause mail?", "1 item of the type wait", "paused mail by http: calm"),
+            (
+                "/cockpit/control/pause?type=mail",
+                "Pause mail?",
+                "1 item of the type wait",
+                "paused mail by http (no name): calm",
+            ),
             ("/cockpit/control/resume?type=mail", "Resume mail?", "0 are being handled", "resume type mail calm"),
             ("/cockpit/control/unblock?ordering_key=k", "Unblock the key k?", &blocked, "unblock"),
         ] {

@@ -93,7 +93,7 @@ async fn a_replay_starts_a_new_life_and_is_audited_with_actor_and_reason() {
     host.dead_letter("a").await;
     host.send(post("/items:replay", &[], r#"{"filter": {"status": ["DLQ"]}}"#)).await;
     let audit = audit(&host);
-    let expected = [("ops@desk (claimed)", Some("card renewed")), ("body (claimed)", None), ("http", None)];
+    let expected = [("ops@desk (claimed)", Some("card renewed")), ("body (claimed)", None), ("http (no name)", None)];
     assert_eq!(audit, expected.map(|(actor, reason)| (actor.to_owned(), reason.map(str::to_owned))));
 }
 

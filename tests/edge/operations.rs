@@ -105,7 +105,7 @@ async fn a_blocked_key_is_found_explained_and_unblocked() {
     send(&host, "/keys/order%2F7/unblock", &json!({ "reason": "goes on without it" })).await;
     assert_eq!(host.claim("a").await.item.id, 2);
     let entry = host.send(get("/audit?action=unblock")).await.json()["entries"][0].clone();
-    assert_eq!((&entry["reason"], &entry["actor"]), (&json!("goes on without it"), &json!("http")));
+    assert_eq!((&entry["reason"], &entry["actor"]), (&json!("goes on without it"), &json!("http (no name)")));
 }
 
 #[tokio::test]

@@ -11,6 +11,9 @@ use crate::access::rights::{Right, Rights};
 use crate::access::tokens::NamedToken;
 use crate::problem::ApiError;
 
+/// The actor of a request on a host without tokens that names nobody. Its mark is one that no name of a token has.
+const NO_NAME: &str = "http (no name)";
+
 /// The sender of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Caller {
@@ -79,12 +82,12 @@ impl Caller {
     }
 
     /// The actor of the audit trail: the proven name. Without one, what the caller claims to be, marked as a claim, or
-    /// `http`. Nobody can claim a name beside a proven one.
+    /// [`NO_NAME`]. Nobody can claim a name beside a proven one.
     pub(crate) fn actor(&self, claim: Option<String>) -> String {
         match (&self.name, claim.filter(|claim| !claim.is_empty())) {
             (Some(name), _) => name.clone(),
             (None, Some(claim)) => format!("{claim} (claimed)"),
-            (None, None) => "http".to_owned(),
+            (None, None) => NO_NAME.to_owned(),
         }
     }
 }
@@ -110,7 +113,7 @@ mod tests {
         assert_eq!([ada.actor(None), ada.actor(claim("bob"))], ["ada", "ada"]);
         let anybody = Caller::anybody();
         let actors = [anybody.actor(None), anybody.actor(claim("")), anybody.actor(claim("bob"))];
-        assert_eq!(actors, ["http", "http", "bob (claimed)"]);
+        assert_eq!(actors, ["http (no name)", "http (no name)", "bob (claimed)"]);
     }
 
     #[test]
