@@ -64,6 +64,7 @@ mod queue;
 mod rates;
 mod redaction;
 mod renewal;
+mod repeated_names;
 mod retrying;
 mod rollback;
 mod stuck;

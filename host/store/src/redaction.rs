@@ -13,6 +13,7 @@ use outbox_core::{FailedAttempt, RecordedBody, RecordedExchange, RecordedRespons
 use crate::content::MemberIs;
 use crate::filter::Filter;
 use crate::inspect::ItemDetails;
+use crate::repeated_names::has_repeated_names;
 
 /// What is shown instead of a member.
 const REDACTED: &str = "[redacted]";
@@ -74,9 +75,12 @@ impl Redaction {
         }
         let mut values = Vec::new();
         details.item.payload = self.masked(details.item.payload, &mut values);
-        details.item.result = details.item.result.map(|result| self.masked(result, &mut values));
-        let hidden = HiddenValues::default().with(&values);
-        details.item.result = details.item.result.map(|result| hidden.document(result));
+        if let Some(result) = &details.item.result {
+            self.masked(result.clone(), &mut values);
+        }
+        let veil = Veil { redaction: self.clone(), hidden: HiddenValues::default().with(&values) };
+        let hidden = &veil.hidden;
+        details.item.result = details.item.result.map(|result| veil.result(result));
         details.item.last_error = details.item.last_error.map(|error| hidden.text(&error));
         for attempt in &mut details.failed_attempts {
             hidden.attempt(attempt);
@@ -91,7 +95,7 @@ impl Redaction {
     fn masked(&self, document: Vec<u8>, values: &mut Vec<String>) -> Vec<u8> {
         let Ok(mut json) = serde_json::from_slice::<Value>(&document) else { return document };
         let masked = self.paths.iter().filter(|path| mask(&mut json, path, values)).count();
-        if masked == 0 { document } else { json.to_string().into_bytes() }
+        if masked == 0 && !has_repeated_names(&document) { document } else { json.to_string().into_bytes() }
     }
 }
 
@@ -151,15 +155,17 @@ impl Veil {
         for path in &self.redaction.paths {
             mask(&mut value, path, &mut values);
         }
-        self.hidden.clone().with(&values).json(&mut value);
+        let hidden = self.hidden.clone().with(&values);
+        hidden.json(&mut value);
+        hidden.names(&mut value);
         value
     }
 
-    /// The result as it may be shown.
+    /// The result as it may be shown: JSON stays JSON, and not a byte changes where nothing is hidden.
     pub fn result(&self, result: Vec<u8>) -> Vec<u8> {
-        let mut values = Vec::new();
-        let masked = self.redaction.masked(result, &mut values);
-        self.hidden.clone().with(&values).document(masked)
+        let Ok(stored) = serde_json::from_slice::<Value>(&result) else { return self.hidden.bytes(&result) };
+        let shown = self.json(stored.clone());
+        if shown == stored && !has_repeated_names(&result) { result } else { shown.to_string().into_bytes() }
     }
 }
 
@@ -177,14 +183,6 @@ impl HiddenValues {
 
     fn text(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, value| text.replace(value, REDACTED))
-    }
-
-    /// The document without the values: JSON stays JSON.
-    fn document(&self, bytes: Vec<u8>) -> Vec<u8> {
-        let Ok(shown) = serde_json::from_slice::<Value>(&bytes) else { return self.bytes(&bytes) };
-        let mut hidden = shown.clone();
-        self.json(&mut hidden);
-        if hidden == shown { bytes } else { hidden.to_string().into_bytes() }
     }
 
     /// Of bytes that are no text, every text among them.
@@ -240,6 +238,19 @@ impl HiddenValues {
             Value::Object(members) => members.values_mut().for_each(|member| self.json(member)),
             Value::Number(number) if self.0.contains(&number.to_string()) => *value = Value::from(REDACTED),
             Value::Number(_) | Value::Bool(_) | Value::Null => {}
+        }
+    }
+
+    /// Hides the values in the names of members. For what applications write: names that the host gives stay.
+    fn names(&self, value: &mut Value) {
+        match value {
+            Value::Array(elements) => elements.iter_mut().for_each(|element| self.names(element)),
+            Value::Object(members) => {
+                members.values_mut().for_each(|member| self.names(member));
+                let all = std::mem::take(members).into_iter();
+                members.extend(all.map(|(name, member)| (self.text(&name), member)));
+            }
+            _ => {}
         }
     }
 }
@@ -327,6 +338,21 @@ mod tests {
         let followup = serde_json::json!({ "card": 550_077, "of": "4111 1111, 550077", "total": 5 });
         let shown = serde_json::json!({ "card": REDACTED, "of": "[redacted], [redacted]", "total": 5 });
         assert_eq!(veil.json(followup), shown);
+    }
+
+    #[test]
+    fn a_result_stays_json_and_repeats_no_hidden_value_as_a_name_or_under_a_repeated_one() {
+        let veil = "card".parse::<Redaction>().unwrap().veil(br#"{"card":"4111 1111"}"#);
+        let shown = |result: &str| String::from_utf8(veil.result(result.into())).unwrap();
+        assert_eq!(shown(r#"{"of 4111 1111":{"4111 1111":1}}"#), r#"{"of [redacted]":{"[redacted]":1}}"#);
+        assert_eq!(shown(r#"{"of":"4111 1111","of":"x"}"#), r#"{"of":"x"}"#);
+        assert_eq!(
+            shown(r#"{"of": 17.50, "n": 12345678901234567890123}"#),
+            r#"{"of": 17.50, "n": 12345678901234567890123}"#
+        );
+        assert_eq!(shown(r#"{"of": "4111 1111""#), r#"{"of": "[redacted]""#, "it is no JSON");
+        let (payload, values) = masked("a.card", r#"{"a":{"card":"4111 1111"},"a":{}}"#);
+        assert_eq!((payload.as_str(), values.len()), (r#"{"a":{}}"#, 0));
     }
 
     #[test]
