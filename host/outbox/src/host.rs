@@ -5,6 +5,7 @@
 //! part that the host cannot do without stops it with an error when it ends. This file does not know the command line.
 
 mod background;
+mod joined_work;
 mod parts;
 mod reload;
 mod service_manager;

@@ -82,7 +82,10 @@ async fn tried(visit: &Visit, order: TrialOrder) -> Result<TrialReport, String> 
     };
     let late = |_| {
         let waited = TRIAL_MAX.as_secs();
-        Err(format!("its trial did not end within {waited} seconds: try again, or use `outbox plugin replay-item`"))
+        Err(format!(
+            "its trial did not end within {waited} seconds. A component that is being compiled is compiled to its end: \
+             try again later, or use `outbox plugin replay-item`"
+        ))
     };
     tokio::time::timeout(TRIAL_MAX, trial).await.unwrap_or_else(late)
 }

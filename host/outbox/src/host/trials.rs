@@ -13,6 +13,7 @@ use outbox_runtime::{EnvLookup, Plugins};
 use outbox_store::Store;
 
 use crate::config::Config;
+use crate::host::joined_work::JoinedWork;
 use crate::host::store_adapters::StoreStateReader;
 use crate::open_plugins::environment;
 use crate::rerun::{Rerun, followup, in_words, rerun, state_change};
@@ -23,12 +24,15 @@ struct TrialRoom {
     store: Arc<dyn Store>,
     environment: EnvLookup,
     cache_dir: PathBuf,
+    /// Components that are being compiled. A compilation cannot be stopped, and can take longer than a person waits.
+    compilations: JoinedWork<Result<Arc<Simulator>, String>>,
 }
 
 /// Trials with the plugins of this process.
 pub(crate) fn trials(config: &Config, plugins: Arc<Plugins>, store: Arc<dyn Store>) -> Trials {
-    let room =
-        Arc::new(TrialRoom { plugins, store, environment: environment(config), cache_dir: config.cache_dir.clone() });
+    let (environment, cache_dir) = (environment(config), config.cache_dir.clone());
+    let compilations = JoinedWork::default();
+    let room = Arc::new(TrialRoom { plugins, store, environment, cache_dir, compilations });
     Arc::new(move |order| {
         let room = Arc::clone(&room);
         Box::pin(async move { room.run(order).await })
@@ -46,17 +50,13 @@ impl TrialRoom {
         Ok(report(plugin.name(), simulator.digest().to_string(), rerun))
     }
 
-    /// The component of the plugin, if its file has the version that this process runs. Another one is not compiled.
-    async fn simulator(&self, running: &PluginStatus) -> Result<Simulator, String> {
-        let digest = running.digest.as_deref().unwrap_or_default();
-        let opened = Simulator::open_version(&running.file, Some(&self.cache_dir), digest).await;
-        let name = &running.name;
-        opened.map_err(|err| format!("{:#}", anyhow::Error::new(err)))?.ok_or_else(|| {
-            format!(
-                "the file of the plugin {name} is not the version that this process runs, so there is nothing to try it with: \
-                 the view Plugins says why"
-            )
-        })
+    /// The component of the plugin, if its file has the version that this process runs. Another one is not compiled. One
+    /// that is being compiled for an earlier trial is waited for, also when that trial was given up.
+    async fn simulator(&self, running: &PluginStatus) -> Result<Arc<Simulator>, String> {
+        let digest = running.digest.clone().unwrap_or_default();
+        let key = format!("{digest} {}", running.file.display());
+        let compiled = self.compilations.result(&key, open(running.clone(), self.cache_dir.clone(), digest)).await;
+        compiled.unwrap_or_else(|| Err("the host met a fault of its own while it compiled the component".to_owned()))
     }
 
     /// The plugin of this process that gets items of the type.
@@ -67,6 +67,17 @@ impl TrialRoom {
         let found = self.plugins.status().into_iter().find(serves);
         found.ok_or_else(|| format!("this process has no handler for {item_type}: use the cockpit of one that has it"))
     }
+}
+
+async fn open(running: PluginStatus, cache_dir: PathBuf, digest: String) -> Result<Arc<Simulator>, String> {
+    let opened = Simulator::open_version(&running.file, Some(&cache_dir), &digest).await;
+    let name = &running.name;
+    opened.map_err(|err| format!("{:#}", anyhow::Error::new(err)))?.map(Arc::new).ok_or_else(|| {
+        format!(
+            "the file of the plugin {name} is not the version that this process runs, so there is nothing to try it with: \
+             the view Plugins says why"
+        )
+    })
 }
 
 fn report(plugin: &str, digest: String, Rerun { ending, requests, divergences }: Rerun) -> TrialReport {
