@@ -249,7 +249,12 @@ fn empty_folder(folder: Option<&Path>, found: &[PluginStatus]) -> Option<CheckRe
     if found.iter().any(|plugin| plugin.file.starts_with(folder)) {
         return None;
     }
-    let handled = if found.is_empty() { "no item is handled" } else { "only those of images handle items" };
+    let is_handled = found.iter().any(|plugin| plugin.state == PluginState::Active);
+    let handled = match (found.is_empty(), is_handled) {
+        (true, _) => "a host with these settings handles no item",
+        (false, true) => "only those of images handle items",
+        (false, false) => "no item is handled before one of the images is loaded",
+    };
     let advice = "put a component there: `make plugins` builds those of the repository";
     Some(CheckResult::warn("plugins", format!("{} has no plugins: {handled}", shown(folder)), advice))
 }
@@ -306,11 +311,13 @@ mod tests {
     #[test]
     fn a_folder_without_plugins_is_named_and_what_handles_items_without_it() {
         let dir = tempfile::tempdir().unwrap();
-        let plugin = |file: PathBuf| PluginStatus { file, ..PluginStatus::default() };
+        let plugin = |file: PathBuf| PluginStatus { file, state: PluginState::Active, ..PluginStatus::default() };
         let told = |found: &[PluginStatus]| empty_folder(Some(dir.path()), found).map(|result| result.message);
-        assert!(told(&[]).unwrap().ends_with("has no plugins: no item is handled"));
+        assert!(told(&[]).unwrap().ends_with("has no plugins: a host with these settings handles no item"));
         let of_image = plugin("cache/images/p/current/p.wasm".into());
         assert!(told(std::slice::from_ref(&of_image)).unwrap().ends_with("only those of images handle items"));
+        let unpulled = PluginStatus { state: PluginState::Loading, ..of_image.clone() };
+        assert!(told(&[unpulled]).unwrap().ends_with("no item is handled before one of the images is loaded"));
         assert_eq!(told(&[of_image, plugin(dir.path().join("role/q.wasm"))]), None);
         assert!(empty_folder(None, &[]).is_none() && empty_folder(Some(Path::new("/no/such")), &[]).is_none());
     }
