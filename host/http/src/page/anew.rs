@@ -63,7 +63,7 @@ pub(super) async fn enqueue(id: Result<Path<String>, PathRejection>, form: Form)
     let old = old_item(&visit, &id).await?;
     match carry_out(&visit, &fields, &old).await {
         Ok(id) => go_to(&format!("../{id}")),
-        Err(err) if err.status().is_client_error() => refused(&visit, &id, &fields, err).await,
+        Err(err) if err.status().is_client_error() => refused(&visit, &id, &fields, &err).await,
         Err(err) => Err(err),
     }
 }
@@ -73,7 +73,7 @@ pub(super) async fn refused(
     visit: &Visit,
     id: &str,
     fields: &FormFields,
-    wrong: ApiError,
+    wrong: &ApiError,
 ) -> Result<Response, ApiError> {
     let old = old_item(visit, id).await?;
     let page = page(visit, old, Typed::of(fields), fields, Some(wrong.to_string())).await?;

@@ -10,7 +10,7 @@ use crate::problem::ApiError;
 pub(super) async fn shown_again(Form { visit, fields }: &Form) -> Result<Response, ApiError> {
     let late = ApiError::ExpiredForm;
     match visit.uri.path().split('/').collect::<Vec<_>>()[..] {
-        ["", "cockpit", "items", id, "anew"] => anew::refused(visit, id, fields, late).await,
+        ["", "cockpit", "items", id, "anew"] => anew::refused(visit, id, fields, &late).await,
         ["", "cockpit", "act", _] => act::refused(visit, fields, late).await,
         ["", "cockpit", "control", _] => controls::refused(visit, fields, late).await,
         _ => Err(late),

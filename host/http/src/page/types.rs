@@ -107,14 +107,14 @@ fn type_row(glance: &Glance, name: &str) -> TypeRow {
 pub(super) fn claim_limits(limits: &PluginLimits) -> Vec<String> {
     let of_type = [limits.concurrency.map(at_a_time), limits.rate.map(rate_in_words)];
     let of_keys = [limits.concurrency_per_key.map(at_a_time), limits.rate_per_key.map(rate_in_words)];
-    of_type.into_iter().chain(of_keys.map(|limit| limit.map(of_key))).flatten().collect()
+    of_type.into_iter().chain(of_keys.map(|limit| limit.as_deref().map(of_key))).flatten().collect()
 }
 
 fn at_a_time(most: u32) -> String {
     format!("{most} at a time")
 }
 
-fn of_key(limit: String) -> String {
+fn of_key(limit: &str) -> String {
     format!("{limit} for each key")
 }
 
@@ -138,7 +138,7 @@ pub(super) fn reached_limit(glance: &Glance, name: &str) -> Option<String> {
         return Some(at_a_time(most));
     }
     let reached = glance.reached.get(name)?;
-    let of_keys = limits.rate_per_key.filter(|_| reached.are_all_keys).map(|rate| of_key(rate_in_words(rate)));
+    let of_keys = limits.rate_per_key.filter(|_| reached.are_all_keys).map(|rate| of_key(&rate_in_words(rate)));
     limits.rate.filter(|_| reached.is_of_type).map(rate_in_words).or(of_keys)
 }
 

@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-/// The work that is under way, by key.
+/// What work that is under way will have come to, by key.
+type Running<T> = HashMap<String, watch::Receiver<Option<T>>>;
+
+/// The work that is under way.
 pub(crate) struct JoinedWork<T> {
-    running: Arc<Mutex<HashMap<String, watch::Receiver<Option<T>>>>>,
+    running: Arc<Mutex<Running<T>>>,
 }
 
 impl<T> Default for JoinedWork<T> {
