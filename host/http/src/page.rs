@@ -88,6 +88,7 @@ pub(crate) fn routes() -> Router<Arc<ServerState>> {
         )
         .route("/cockpit/logout", post(login::log_out))
         .route("/cockpit/assets/{name}", get(assets::asset))
+        .layer(middleware::map_response(expired::show_again))
 }
 
 /// Those of a process without pages.

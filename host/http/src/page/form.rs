@@ -11,7 +11,6 @@ use axum::response::{IntoResponse, Response};
 
 use crate::access::{FormProof, check_page, form_owner};
 use crate::body::{self, BodyResult, FORM, RequestBody};
-use crate::page::expired;
 use crate::page::visit::Visit;
 use crate::problem::ApiError;
 use crate::server_state::ServerState;
@@ -23,6 +22,18 @@ pub(super) const TOKEN: &str = "form_token";
 pub(super) struct Form {
     pub(super) visit: Visit,
     pub(super) fields: FormFields,
+}
+
+/// A form whose page was made too long ago. It goes with its refusal, so that its page can be shown again.
+#[derive(Clone)]
+pub(super) struct LateForm(pub(super) Arc<Form>);
+
+impl LateForm {
+    fn refused(form: Form) -> Response {
+        let mut refusal = ApiError::ExpiredForm.into_response();
+        refusal.extensions_mut().insert(Self(Arc::new(form)));
+        refusal
+    }
 }
 
 /// Names and values, as they were filled in. A name can occur several times.
@@ -64,7 +75,7 @@ impl FromRequest<Arc<ServerState>> for Form {
         let form = Self::read(request, state).await.map_err(IntoResponse::into_response)?;
         match form.proof() {
             FormProof::Valid => Ok(form),
-            FormProof::Expired => Err(expired::shown_again(&form).await.unwrap_or_else(IntoResponse::into_response)),
+            FormProof::Expired => Err(LateForm::refused(form)),
             FormProof::Foreign => Err(ApiError::CrossSite.into_response()),
         }
     }

@@ -14,12 +14,12 @@ type PlaceId = (usize, u64);
 /// The components that wait for being compiled.
 #[derive(Default)]
 pub(crate) struct CompileQueue {
-    state: Mutex<QueueState>,
+    state: Mutex<CompileState>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct QueueState {
+struct CompileState {
     waiting: BTreeSet<PlaceId>,
     compiling: Option<PlaceId>,
     last_number: u64,
@@ -36,7 +36,7 @@ impl CompileQueue {
         QueuePlace { queue: Arc::clone(self), id }
     }
 
-    fn state(&self) -> MutexGuard<'_, QueueState> {
+    fn state(&self) -> MutexGuard<'_, CompileState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
