@@ -8,65 +8,65 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// Whether a name occurs twice in an object of the document. False where it is not JSON.
 pub(crate) fn has_repeated_names(document: &[u8]) -> bool {
-    serde_json::from_slice::<Repeats>(document).is_ok_and(|Repeats(any)| any)
+    serde_json::from_slice::<RepeatedNames>(document).is_ok_and(|RepeatedNames(any)| any)
 }
 
 /// Whether a name is repeated in a value.
-struct Repeats(bool);
+struct RepeatedNames(bool);
 
-impl<'de> Deserialize<'de> for Repeats {
+impl<'de> Deserialize<'de> for RepeatedNames {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Look)
+        deserializer.deserialize_any(NameVisitor)
     }
 }
 
-struct Look;
+struct NameVisitor;
 
-impl<'de> Visitor<'de> for Look {
-    type Value = Repeats;
+impl<'de> Visitor<'de> for NameVisitor {
+    type Value = RepeatedNames;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Repeats, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<RepeatedNames, A::Error> {
         let (mut names, mut any) = (HashSet::new(), false);
-        while let Some((name, Repeats(within))) = members.next_entry::<String, Repeats>()? {
+        while let Some((name, RepeatedNames(within))) = members.next_entry::<String, RepeatedNames>()? {
             any |= within | !names.insert(name);
         }
-        Ok(Repeats(any))
+        Ok(RepeatedNames(any))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Repeats, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<RepeatedNames, A::Error> {
         let mut any = false;
-        while let Some(Repeats(within)) = elements.next_element()? {
+        while let Some(RepeatedNames(within)) = elements.next_element()? {
             any |= within;
         }
-        Ok(Repeats(any))
+        Ok(RepeatedNames(any))
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Repeats, E> {
-        Ok(Repeats(false))
+    fn visit_str<E>(self, _: &str) -> Result<RepeatedNames, E> {
+        Ok(RepeatedNames(false))
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Repeats, E> {
-        Ok(Repeats(false))
+    fn visit_bool<E>(self, _: bool) -> Result<RepeatedNames, E> {
+        Ok(RepeatedNames(false))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Repeats, E> {
-        Ok(Repeats(false))
+    fn visit_i64<E>(self, _: i64) -> Result<RepeatedNames, E> {
+        Ok(RepeatedNames(false))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Repeats, E> {
-        Ok(Repeats(false))
+    fn visit_u64<E>(self, _: u64) -> Result<RepeatedNames, E> {
+        Ok(RepeatedNames(false))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Repeats, E> {
-        Ok(Repeats(false))
+    fn visit_f64<E>(self, _: f64) -> Result<RepeatedNames, E> {
+        Ok(RepeatedNames(false))
     }
 
-    fn visit_unit<E>(self) -> Result<Repeats, E> {
-        Ok(Repeats(false))
+    fn visit_unit<E>(self) -> Result<RepeatedNames, E> {
+        Ok(RepeatedNames(false))
     }
 }
 

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 /// What work that is under way will have come to, by key.
-type Running<T> = HashMap<String, watch::Receiver<Option<T>>>;
+type WorkUnderWay<T> = HashMap<String, watch::Receiver<Option<T>>>;
 
 /// The work that is under way.
 pub(crate) struct JoinedWork<T> {
-    running: Arc<Mutex<Running<T>>>,
+    running: Arc<Mutex<WorkUnderWay<T>>>,
 }
 
 impl<T> Default for JoinedWork<T> {
