@@ -1,13 +1,14 @@
 //! Settlements and claims of one process that share a transaction: what they write, and what a row that the database
 //! refuses stops.
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select, select_all};
 
 use outbox::core::{HostWrites, Settlement, StateChange, StateKeyChange};
 use outbox::item::{NewItem, Status};
-use outbox::store::{Claim, SettleRequest, StoreError};
+use outbox::store::{BatchMode, Claim, SettleRequest, StoreError};
 
-use crate::support::{Backend, Fixture, done, item, ordered, request, retry, settled};
+use super::SOON;
+use crate::support::{Backend, Fixture, done, eventually, item, ordered, request, retry, settled};
 
 /// A trigger that refuses the item 1 on its way out of or into a place.
 fn refuse_item_one(event: &str, table: &str, row: &str) -> String {
@@ -123,6 +124,69 @@ async fn a_settlement_that_waits_for_an_application_holds_up_neither_the_others_
     })
     .await;
     f.store.settle(&waiting, with_followup).await.unwrap();
+}
+
+/// DONE with a follow-up that has this idempotency key.
+fn with_followup(key: &str) -> SettleRequest {
+    let writes = HostWrites { followups: vec![NewItem::new("sms", key, "{}")], ..HostWrites::default() };
+    settled(Settlement::Done { result: None, writes })
+}
+
+/// An insert of an application that takes idempotency keys, and holds them until its transaction ends.
+const TAKES_KEYS: &str = "INSERT INTO outbox.items (type, idem_key, payload)
+                          SELECT 'sms', 'taken ' || n, '{}' FROM generate_series(0, 2) AS n";
+
+#[tokio::test]
+async fn a_settlement_that_waits_for_an_application_is_answered_before_a_call_that_waits_as_long_as_others() {
+    let f = Fixture::new(Backend::Postgres).await;
+    f.enqueue(item("a")).await;
+    let waiting = f.claim_one("mail").await.reference();
+    f.in_transaction(TAKES_KEYS, async || {
+        let call = f.store.enqueue(vec![NewItem::new("sms", "taken 0", "{}")], BatchMode::PerItem);
+        let late = f.store.settle(&waiting, with_followup("taken 0"));
+        let first = select(Box::pin(call), late).await;
+        let Either::Right((late, _)) = first else { panic!("the call was answered first") };
+        assert!(matches!(late, Err(StoreError::Locked { .. })), "{late:?}");
+    })
+    .await;
+    f.store.settle(&waiting, with_followup("taken 0")).await.unwrap();
+}
+
+#[tokio::test]
+async fn late_settlements_that_are_tried_again_are_waited_for_by_no_settlement_and_no_claim() {
+    let f = Fixture::new(Backend::Postgres).await;
+    for key in ["a", "b", "c", "plain"] {
+        f.enqueue(item(key)).await;
+    }
+    // A try of a late settlement locks its lease, so the other item is in another one.
+    let (claims, plain) = (f.claim("mail", 3).await, f.claim_one("mail").await.reference());
+    let late = |number: usize| {
+        let (store, reference) = (f.store.clone(), claims[number].reference());
+        async move { store.settle(&reference, with_followup(&format!("taken {number}"))).await }
+    };
+    f.in_transaction(TAKES_KEYS, async || {
+        // The first try of each waits in a group, and then it leaves the groups.
+        for refused in join_all([late(0), late(1), late(2)]).await {
+            assert!(matches!(refused, Err(StoreError::Locked { .. })), "{refused:?}");
+        }
+        f.enqueue(item("d")).await;
+        let wanted = request(&["mail"], 5);
+        let others = async {
+            let (settled, claimed) = tokio::join!(f.store.settle(&plain, done()), f.store.claim(&wanted));
+            settled.unwrap();
+            assert_eq!(claimed.unwrap().claims.len(), 1);
+        };
+        let first_late = select_all([late(0), late(1), late(2)].map(Box::pin));
+        let first = select(first_late, Box::pin(others)).await;
+        assert!(matches!(first, Either::Right(_)), "a late settlement was answered first");
+    })
+    .await;
+    let all_done = "SELECT count(*) = 4 FROM outbox.done";
+    eventually("all are settled", SOON, async || {
+        join_all([late(0), late(1), late(2)]).await;
+        f.sql(all_done).unwrap() == "t"
+    })
+    .await;
 }
 
 #[tokio::test]

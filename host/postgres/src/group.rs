@@ -23,7 +23,7 @@ use crate::settle::{self, HeldClaims, Settled, Settlements};
 use crate::tx::{Query, WriteTx};
 
 /// How long a transaction that settles waits for a lock.
-const LOCK_WAIT_SQL: &str = "SET LOCAL lock_timeout = 250";
+const LOCK_WAIT_SQL: &str = "SET LOCAL lock_timeout = 100";
 /// The time from one try of a late settlement to the next one. A try locks its lease, which cannot be renewed meanwhile,
 /// so that the lease is free for half of the time at least.
 const LATE_PAUSE: Duration = Duration::from_millis(250);
