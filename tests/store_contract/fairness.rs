@@ -22,6 +22,7 @@ promises! {
     items_of_an_ordering_key_keep_their_order_whatever_their_fairness_keys_are
     no_more_than_the_concurrency_of_a_key_is_claimed_and_other_keys_go_on
     the_rate_of_a_key_limits_this_key_only
+    a_key_that_used_up_its_rate_before_the_clock_was_set_back_is_claimed
     readers_see_at_once_which_keys_have_used_up_their_rate
     an_item_that_was_lost_or_failed_keeps_its_key
     a_paused_key_is_not_claimed_until_it_is_resumed_and_others_go_on
@@ -241,6 +242,18 @@ mod promise {
         f.clock.advance(Duration::from_mins(1));
         assert_eq!(f.store.claim(&per_second()).await.unwrap().claims.len(), 10);
         assert_eq!(f.sql("SELECT count(*) FROM outbox_key_rates").unwrap(), "1", "the bucket of b is full again");
+    }
+
+    pub(super) async fn a_key_that_used_up_its_rate_before_the_clock_was_set_back_is_claimed(f: Fixture) {
+        f.clock.advance(Duration::from_hours(2));
+        f.sql(&many("a", 9)).unwrap();
+        assert_eq!(f.store.claim(&rated(1.0)).await.unwrap().claims.len(), 1);
+        assert_eq!(f.store.claim(&rated(1.0)).await.unwrap().claims.len(), 0, "the rate is used up");
+        f.clock.jump(-3_600_000);
+        assert_eq!(f.store.claim(&rated(1.0)).await.unwrap().claims.len(), 1);
+        assert_eq!(f.second().await.claim(&rated(1.0)).await.unwrap().claims.len(), 0, "it counts from now on");
+        f.clock.advance(Duration::from_secs(1));
+        assert_eq!(f.store.claim(&rated(1.0)).await.unwrap().claims.len(), 1);
     }
 
     pub(super) async fn readers_see_at_once_which_keys_have_used_up_their_rate(f: Fixture) {

@@ -7,10 +7,10 @@ use outbox::core::{
     StateChange, StateKeyChange,
 };
 use outbox::item::{Item, NewItem, Status};
-use outbox::store::{Action, ClaimRef, EffectKeys, LeasePolicy, Selection, SettleRequest, StoreError};
+use outbox::store::{Action, ClaimRef, EffectKeys, Filter, LeasePolicy, Selection, SettleRequest, StoreError};
 
 use super::operate_request;
-use crate::support::{Fixture, START, after_start, done, item, retry, settled};
+use crate::support::{Fixture, START, after_start, all, done, item, retry, settled};
 
 promises! {
     a_retry_waits_counts_and_has_a_history_row
@@ -18,6 +18,7 @@ promises! {
     equal_give_backs_in_a_row_share_a_history_row_and_others_do_not
     a_give_back_after_a_replay_shares_no_row_with_an_equal_failure_before_it
     the_newest_failed_attempts_of_an_item_are_shown_with_the_number_of_all
+    a_failure_with_odd_characters_is_recorded_and_shown_however_it_ends
     a_release_leaves_no_trace
     an_item_without_an_attempt_left_is_dead_lettered_by_the_claim_that_finds_it
     what_a_failed_attempt_sent_and_was_answered_is_in_its_history
@@ -28,6 +29,31 @@ promises! {
 
 mod promise {
     use super::*;
+
+    pub(super) async fn a_failure_with_odd_characters_is_recorded_and_shown_however_it_ends(f: Fixture) {
+        let failure = || Failure::new(FailureClass::Retryable, "odd\0code", "bad \0 nul, \u{FFFE}, \u{1b}[31m, é");
+        let on_dead = OnDead::Block;
+        for (key, end) in [
+            ("retry", Settlement::Retry { failure: failure(), delay: Duration::from_hours(1) }),
+            ("give back", Settlement::GiveBack { failure: failure(), delay: Duration::from_hours(1) }),
+            ("dead", Settlement::Dead { failure: failure(), on_dead }),
+        ] {
+            let id = f.enqueue(item(key)).await;
+            let reference = f.claim_one("mail").await.reference();
+            let stderr = Some("a\0b".into());
+            f.store.settle(&reference, SettleRequest { stderr, ..settled(end) }).await.unwrap();
+            let shown = f.store.get(id).await.unwrap().unwrap();
+            let attempt = &shown.failed_attempts[0];
+            for text in [&attempt.message, shown.item.last_error.as_ref().unwrap()] {
+                assert!(text.starts_with("bad ") && text.ends_with(" nul, \u{FFFE}, \u{1b}[31m, é"), "{text:?}");
+            }
+            assert!(attempt.code.starts_with("odd") && attempt.stderr.is_some(), "{attempt:?}");
+        }
+        let failures = f.store.failures(&Filter::default(), 9).await.unwrap();
+        assert_eq!((failures.len(), failures[0].count), (1, 1));
+        assert_eq!(f.store.retrying_failures(&Filter::default(), 9).await.unwrap().len(), 1);
+        assert_eq!(all(&*f.store).await.len(), 3);
+    }
 
     pub(super) async fn a_completion_does_the_same_whether_the_claim_says_that_its_item_is_plain_or_not(f: Fixture) {
         for key in ["said", "unsaid"] {

@@ -119,6 +119,22 @@ async fn a_settlement_that_the_store_cannot_commit_is_given_up_after_a_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_panic_in_a_settlement_ends_its_attempt_only_and_the_item_is_attempted_again_after_its_lease() {
+    let (queue, handler) = (FakeQueue::with_items(1), SlowHandler::taking(Duration::from_secs(1)));
+    queue.set_fault(Call::Settle, Fault::Panic);
+    let worker = StartedWorker::start(&queue, &handler);
+    sleep(Duration::from_secs(2)).await;
+    queue.heal();
+    assert_eq!(worker.leases.tokens(), [], "nobody renews its lease");
+    queue.add_items(2..=2);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!((queue.settled(), queue.state().lost.len()), (vec![TWO], 0), "others go on");
+    sleep(LEASE).await;
+    assert_eq!((queue.settled(), handler.begun()), (vec![TWO, ONE], vec![ONE, TWO, ONE]));
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_settlement_that_waits_for_another_transaction_is_never_given_up() {
     let (queue, handler) = (FakeQueue::with_items(1), SlowHandler::taking(Duration::from_secs(1)));
     queue.set_fault(Call::Settle, Fault::Locked);

@@ -341,6 +341,33 @@ pub(crate) fn select_types(description: &Description, manifest: Option<&TypeName
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::private_dir::PrivateDir;
+    use crate::outgoing::resolve::SystemResolver;
+
+    #[tokio::test]
+    async fn what_is_in_the_cache_does_not_wait_for_its_turn_to_compile() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = SharedEngine::new(1, Arc::new(SystemResolver), TlsConfig::public()).unwrap();
+        let cache = CodeCache::new(PrivateDir::open(&dir.path().join("cache")).unwrap());
+        let loader = Arc::new(Loader::new(engine, Some(cache), Arc::new(|_| None), TrustedKeys::default()));
+        let wasm = wat::parse_str("(component)").unwrap();
+        let source = PluginSource {
+            name: "p".to_owned(),
+            role: None,
+            file: "p.wasm".into(),
+            digest: ComponentDigest::of(&wasm),
+            wasm: Arc::new(wasm),
+            manifest: None,
+            manifest_files: Vec::new(),
+            signature: None,
+        };
+        let (_, is_kept) = loader.compile_and_keep(&source).await.unwrap();
+        assert!(is_kept);
+        let compiling = loader.compile_queue.join(0);
+        compiling.turn().await;
+        let loaded = tokio::time::timeout(Duration::from_mins(1), loader.compile_and_keep(&source)).await;
+        assert!(loaded.expect("it waits for the one that is being compiled").is_ok());
+    }
 
     #[tokio::test]
     async fn compiling_is_given_up_when_it_takes_too_long() {

@@ -179,3 +179,35 @@ async fn a_body_arrives_whole() {
     network.send(Request::post(&url).body(body).unwrap(), None).await.unwrap();
     assert!(received.await.unwrap().contains("content-length: 5\r\n"));
 }
+
+/// A receiver that answers the first request of each connection, and hands the connections over.
+async fn receiver_of_connections() -> (String, tokio::sync::mpsc::UnboundedReceiver<tokio::net::TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (url, (answered, connections)) =
+        (format!("http://{}/", listener.local_addr().unwrap()), tokio::sync::mpsc::unbounded_channel());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            answered.send(stream).unwrap();
+        }
+    });
+    (url, connections)
+}
+
+#[tokio::test]
+async fn a_request_that_a_dead_connection_lost_is_sent_again_at_once() {
+    let (url, mut connections) = receiver_of_connections().await;
+    let network = network(&url, &TlsConfig::public());
+    drop(get(&network, &url, None).await.unwrap().into_body().collect().await.unwrap());
+    let idle = connections.recv().await.unwrap();
+    // The connection goes back to the pool in a task of its own.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    // This thread polls no socket in between, so the request goes out before the client can see the end.
+    drop(idle);
+    let answer = get(&network, &url, Some(Duration::from_secs(30))).await;
+    assert!(answer.is_ok(), "{:?}", answer.map(drop).unwrap_err());
+    connections.recv().await.expect("it was sent on a second connection");
+}

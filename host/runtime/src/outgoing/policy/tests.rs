@@ -18,7 +18,7 @@ use crate::outgoing::authorities::TlsConfig;
 use crate::outgoing::client::{HEAD_MAX, HEADERS_COUNT_MAX};
 use crate::outgoing::network::Network;
 use crate::outgoing::policy::*;
-use crate::outgoing::resolve::SystemResolver;
+use crate::outgoing::resolve::{Resolver, SystemResolver};
 use crate::sandbox::observations::SideEffects;
 
 /// A server that answers everything alike and keeps the heads of what it was sent.
@@ -58,10 +58,14 @@ impl Server {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
 fn outgoing(manifest: &str) -> OutgoingHttp {
+    outgoing_with(manifest, Arc::new(SystemResolver))
+}
+
+fn outgoing_with(manifest: &str, resolver: Arc<dyn Resolver>) -> OutgoingHttp {
     let environment: EnvLookup = Arc::new(|name| (name == "TOKEN").then(|| "hush".to_owned()));
     let manifest = Manifest::parse(manifest, &environment).unwrap();
     let grants = Arc::new(manifest.grants);
-    let network = Network::new(Arc::clone(&grants), Arc::new(SystemResolver), &TlsConfig::public());
+    let network = Network::new(Arc::clone(&grants), resolver, &TlsConfig::public());
     OutgoingHttp::new(
         Arc::new(OutgoingPolicy::new(grants, manifest.limits)),
         Arc::new(network),
@@ -231,6 +235,29 @@ async fn a_request_that_found_no_connection_has_executed_nothing() {
     assert!(matches!(send(&mut outgoing, "POST", &url).await, Err(Error::ConnectionRefused)));
     assert_eq!(outgoing.observations.side_effects(), SideEffects::None);
     assert!(!outgoing.observations.has_unanswered_requests());
+}
+
+/// A resolver that finds no name.
+#[derive(Debug)]
+struct NoNames;
+
+#[async_trait::async_trait]
+impl Resolver for NoNames {
+    async fn resolve(&self, host: &str, _: u16) -> std::io::Result<Vec<std::net::SocketAddr>> {
+        Err(std::io::Error::other(format!("no address of {host}")))
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_told_and_the_request_has_executed_nothing() {
+    let url = "http://receiver.invalid";
+    let mut outgoing = outgoing_with(&format!("[[grant.http]]\norigin = '{url}'"), Arc::new(NoNames));
+    let answer = send(&mut outgoing, "POST", url).await;
+    assert!(matches!(&answer, Err(Error::DnsError { rcode: Some(why), .. }) if why.contains("no address of")));
+    assert_eq!(outgoing.observations.side_effects(), SideEffects::None);
+    assert!(!outgoing.observations.has_unanswered_requests());
+    let fault = outgoing.observations.network_fault().expect("the cause is kept");
+    assert!(!fault.is_hosts && fault.what.contains("receiver.invalid"), "{fault:?}");
 }
 
 #[tokio::test]
