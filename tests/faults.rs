@@ -10,6 +10,7 @@ mod held_transactions;
 mod host_process;
 mod host_wants;
 mod last_numbers;
+mod long_reader;
 mod long_transactions;
 mod many_hosts;
 mod odd_rows;
@@ -29,10 +30,17 @@ use crate::support::eventually;
 use crate::support::postgres::Database;
 
 /// Closes stores, and waits until the server has added what their connections did to its statistics.
-async fn close(database: &Database, stores: Vec<Arc<dyn Store>>) {
+pub(crate) async fn close(database: &Database, stores: Vec<Arc<dyn Store>>) {
     drop(stores);
     let others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'outbox'
                   AND datname = current_database()";
     eventually("the connections are closed", Duration::from_secs(30), async || database.sql(others).unwrap() == "0")
         .await;
+}
+
+/// The rows and the entries of indexes that the server has read in the tables of the outbox.
+pub(crate) fn rows_read(database: &Database) -> f64 {
+    let sql = "SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE schemaname = 'outbox')
+                    + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = 'outbox')";
+    database.sql(sql).unwrap().parse().unwrap()
 }

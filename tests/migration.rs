@@ -7,10 +7,12 @@ use std::time::Instant;
 use outbox::core::Settlement;
 use outbox::item::{ItemId, Status};
 use outbox::sqlite::{Backup, SqliteOptions, SqliteStore, migrate_with, plan_migration, schema_sql};
-use outbox::store::{Filter, Inspect, Page, Queue, Store, StoreError};
+use outbox::store::{Filter, Inspect, Page, Queue, Selection, Store, StoreError};
 use rusqlite::Connection;
 use serde_json::Value;
 
+use crate::store_contract::orders::unblock;
+use crate::store_contract::{REPLAY, operate_request};
 use crate::support::host::HostConfig;
 use crate::support::places::SqliteFolder;
 use crate::support::postgres::Cluster;
@@ -18,15 +20,24 @@ use crate::support::{done, is_soak, report, request, settled, sqlite3};
 
 const SCHEMA_1: &str = include_str!("../host/sqlite/migrations/0001_initial.sql");
 
+/// Creates a file of schema 1 without items.
+fn empty_file(path: &Path) -> Connection {
+    let database = Connection::open(path).unwrap();
+    database.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF").unwrap();
+    let versions = "CREATE TABLE outbox_migrations (version INTEGER PRIMARY KEY) STRICT;
+                    INSERT INTO outbox_migrations (version) VALUES (1)";
+    for statements in [SCHEMA_1, versions] {
+        database.execute_batch(statements).unwrap();
+    }
+    database
+}
+
 /// Items in every status, with 1 KiB of payload: of 20 there are 6 PENDING, one of them with an ordering key,
 /// 1 CLAIMED, 12 DONE and 1 in the DLQ, which blocks a key.
 fn fill(path: &Path, items: u32) {
-    let database = Connection::open(path).unwrap();
-    database.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; BEGIN").unwrap();
-    database.execute_batch(SCHEMA_1).unwrap();
+    let database = empty_file(path);
     let insert = format!(
-        "CREATE TABLE outbox_migrations (version INTEGER PRIMARY KEY) STRICT;
-         INSERT INTO outbox_migrations (version) VALUES (1);
+        "BEGIN;
          WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {items})
          INSERT INTO outbox_items
              (type, idem_key, payload, ordering_key, status, attempts, deliveries, claimed_at, claimed_by, claim_token,
@@ -94,6 +105,40 @@ async fn a_file_of_schema_1_is_migrated_in_place_and_handled_to_its_end() {
     assert_eq!(counts(&*store).await, [0, 0, 1_900, 100]);
     let claimed = store.get(ItemId::new(7)).await.unwrap().unwrap();
     assert_eq!((claimed.item.status, claimed.failed_attempts[0].code.as_str()), (Status::Done, "lease.expired"));
+}
+
+/// Handles a key of four items: 1 and 3 are dead and block it, 2 and 4 wait. Each dead item holds back what follows it.
+pub(crate) async fn handle_after_each_dead_item(store: &dyn Store) {
+    let claimed = async || {
+        let claims = store.claim(&request(&["mail"], 9)).await.unwrap().claims;
+        for claim in &claims {
+            store.settle(&claim.reference(), done()).await.unwrap();
+        }
+        claims.into_iter().map(|claim| claim.item.id.get()).collect::<Vec<_>>()
+    };
+    assert_eq!(claimed().await, [0; 0], "the first is dead");
+    assert_eq!(store.blocking("k", 9).await.unwrap(), [ItemId::new(1), ItemId::new(3)]);
+    let replay = operate_request(REPLAY, Selection::Ids(vec![ItemId::new(1)]));
+    assert_eq!(store.operate(&replay).await.unwrap().changed, 1);
+    for expected in [vec![1], vec![2], vec![]] {
+        assert_eq!(claimed().await, expected, "the third is dead as well");
+    }
+    let unblocked = store.control(&unblock("k")).await.unwrap();
+    assert_eq!(unblocked.items, [ItemId::new(3)]);
+    assert_eq!(claimed().await, [4]);
+}
+
+#[tokio::test]
+async fn a_key_that_several_dead_items_block_waits_for_each_of_them_after_the_migration() {
+    let folder = SqliteFolder::new();
+    let old_items = "INSERT INTO outbox_items (type, idem_key, payload, ordering_key)
+                     VALUES ('mail', '1', '', 'k'), ('mail', '2', '', 'k'), ('mail', '3', '', 'k'), ('mail', '4', '', 'k');
+                     UPDATE outbox_items
+                     SET status = 'DLQ', attempts = 1, deliveries = 1, dead_at = 8, blocks_key = 1, fingerprint = 'f',
+                         last_error = 'refused'
+                     WHERE id IN (1, 3)";
+    empty_file(&folder.file()).execute_batch(old_items).unwrap();
+    handle_after_each_dead_item(&*open(&folder.file()).unwrap()).await;
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ mod jobs;
 mod leases;
 mod operations;
 mod ordering;
-mod orders;
+pub(crate) mod orders;
 mod owners;
 mod places;
 mod replay;

@@ -172,13 +172,16 @@ mod requirement {
     }
 
     pub(super) async fn e17_what_never_changes_is_guarded_and_what_may_change_is_not(f: Fixture) {
-        let full =
-            NewItem { saga: Some("S".into()), cid: Some("c".into()), ordering_key: Some("o".into()), ..item("k") };
+        let text = |text: &str| Some(text.to_owned());
+        let (saga, ordering_key, fairness_key) = (text("S"), text("o"), text("acme"));
+        let full = NewItem { saga, cid: text("c"), ordering_key, fairness_key, ..item("k") };
         let id = f.enqueue(full).await;
         let first = f.item(id).await;
-        for column in ["idem_key", "type", "payload", "content_type", "cid", "saga", "ordering_key", "created_at", "id"]
-        {
-            let value = if matches!(column, "created_at" | "id") { "7" } else { "'z'" };
+        let texts = ["idem_key", "type", "payload", "content_type", "cid", "saga", "ordering_key", "fairness_key"];
+        let numbers = ["id", "created_at", "available_at"];
+        let nulls = ["saga", "ordering_key", "fairness_key"].map(|column| (column, "NULL"));
+        let changes = texts.map(|column| (column, "'z'")).into_iter().chain(numbers.map(|column| (column, "7")));
+        for (column, value) in changes.chain(nulls) {
             let refused = f.sql(&format!("UPDATE outbox_items SET {column} = {value}"));
             assert!(refused.unwrap_err().contains("never changes"), "{column}");
         }

@@ -6,7 +6,7 @@ use outbox::item::Status;
 use outbox::store::{Action, ClaimRequest, EffectKeys, Execution, Filter, OperateRequest, Selection, StuckQuery};
 
 use crate::support::places::ALL_DONE;
-use crate::support::{Backend, Fixture, START, all, dead, done, item, on_each_backend, request, retry};
+use crate::support::{Backend, Fixture, START, all, dead, done, item, on_each_backend, ordered, request, retry};
 
 on_each_backend! {
     a_count_that_the_host_cannot_hold_is_refused_by_the_schema
@@ -14,6 +14,7 @@ on_each_backend! {
     a_text_with_the_character_nul_is_refused_by_the_schema
     a_total_below_zero_is_shown_as_zero
     a_claim_of_the_future_by_a_process_that_is_gone_is_stuck
+    an_id_without_an_item_leaves_the_queue_and_frees_its_key
 }
 
 /// The columns of `outbox_past` that count.
@@ -148,5 +149,29 @@ mod on_each {
         let stuck = f.store.stuck(&StuckQuery::default()).await.unwrap();
         let entry = stuck.iter().find(|entry| entry.item == Some(id)).expect("the claim is reported");
         assert!(entry.why.contains("gone-pod") && entry.command.contains("release"), "{entry:?}");
+    }
+
+    pub(super) async fn an_id_without_an_item_leaves_the_queue_and_frees_its_key(backend: Backend) {
+        let f = Fixture::new(backend).await;
+        let (turn, first) = if backend == Backend::Sqlite { ("", "") } else { (", turn", ", 0") };
+        f.sql(&format!(
+            "INSERT INTO outbox_queue (id, type, available_at, ordering_key{turn}) VALUES (98, 'mail', 0, 'k'{first});
+             INSERT INTO outbox_lanes (ordering_key, id{turn}) VALUES ('k', 98{first});
+             INSERT INTO outbox_queue (id, type, available_at) VALUES (99, 'mail', 0)"
+        ))
+        .unwrap();
+        let [behind, beside] = [f.enqueue(ordered("behind")).await, f.enqueue(item("beside")).await];
+        let mut claimed = Vec::new();
+        for _ in 0..2 {
+            claimed.extend(f.claim("mail", 9).await);
+        }
+        let mut ids: Vec<_> = claimed.iter().map(|claim| claim.item.id).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [behind, beside]);
+        assert_eq!(f.sql("SELECT count(*) FROM outbox_queue").unwrap(), "0");
+        for claim in claimed {
+            f.store.settle(&claim.reference(), done()).await.unwrap();
+        }
+        assert_eq!(f.sql("SELECT count(*) FROM outbox_leases").unwrap(), "0", "no lease has the ids");
     }
 }

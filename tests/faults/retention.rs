@@ -7,7 +7,7 @@ use outbox::item::NewItem;
 use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::store::{BatchMode, Retention, Store};
 
-use super::close;
+use super::{close, rows_read};
 use crate::support::postgres::{Cluster, Database};
 use crate::support::{Backend, Fixture, done, item, on_each_backend, report};
 
@@ -39,13 +39,6 @@ async fn furnish(store: &dyn Store, steps: u32, sql: impl Fn(&str)) {
 
 async fn open(database: &Database) -> Arc<dyn Store> {
     PostgresStore::open_existing(&database.url(), PostgresOptions::default()).await.unwrap()
-}
-
-/// The rows and the entries of indexes that the server has read in the tables of the outbox.
-fn rows_read(database: &Database) -> f64 {
-    let sql = "SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE schemaname = 'outbox')
-                    + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = 'outbox')";
-    database.sql(sql).unwrap().parse().unwrap()
 }
 
 /// What one piece of retention reads on PostgreSQL beside a saga with this number of finished steps.

@@ -7,6 +7,7 @@ use outbox::postgres::{Notify, PostgresOptions, PostgresStore, migrate, plan_mig
 use outbox::store::engine::schema_version::Migration;
 use outbox::store::{Execution, Inspect, Queue, StoreError, Transfer};
 
+use crate::migration::handle_after_each_dead_item;
 use crate::support::postgres::{Cluster, Database, psql};
 use crate::support::{all, done, is_soak, report, request};
 
@@ -121,6 +122,21 @@ async fn items_in_every_status_keep_what_they_were_and_go_on() {
     assert_eq!(database.sql(ended).unwrap(), "1");
     let outcome = "SELECT total FROM outbox.totals WHERE name = 'saga_end' AND outcome = 'error'";
     assert_eq!(database.sql(outcome).unwrap(), "1");
+}
+
+#[tokio::test]
+async fn a_key_that_several_dead_items_block_waits_for_each_of_them_after_the_migration() {
+    let definition = "CREATE FUNCTION outbox.add";
+    let add = &OLD_ITEMS[OLD_ITEMS.find(definition).unwrap()..OLD_ITEMS.find("SELECT outbox.add(1").unwrap()];
+    let item = |id: u32| {
+        let dead = r#", "status": "DLQ", "attempts": 1, "deliveries": 1, "dead_at": 8, "fingerprint": "f",
+                        "last_error": "refused", "blocks_key": true"#;
+        let more = if id.is_multiple_of(2) { "" } else { dead };
+        format!(r#"SELECT outbox.add({id}, '{{"ordering_key": "k", "held": {}{more}}}');"#, id == 2 || id == 4)
+    };
+    let database = old_database(&format!("{add}{}", [1, 2, 3, 4].map(item).concat()));
+    migrated(&database).await.unwrap();
+    handle_after_each_dead_item(&*opened(&database.url()).await).await;
 }
 
 /// The definitions of all objects of the schema.

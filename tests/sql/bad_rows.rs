@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox::item::{ItemId, NewItem, Status};
-use outbox::store::ClaimRequest;
+use outbox::store::{BatchMode, Claim, ClaimRequest};
 
 use crate::support::{Fixture, done, item, ordered, request, retry, with_streaks};
 
@@ -35,19 +35,6 @@ async fn an_item_whose_counts_are_at_their_limit_is_claimed_and_settled_with_the
     }
     let worn = f.item(worn).await;
     assert_eq!((worn.status, worn.attempts, worn.deliveries), (Status::Done, COUNT_MAX, COUNT_MAX));
-}
-
-#[tokio::test]
-async fn an_id_without_an_item_leaves_the_queue_and_frees_its_key() {
-    let f = Fixture::sqlite().await;
-    f.sql(
-        "INSERT INTO outbox_queue (id, type, available_at, ordering_key) VALUES (99, 'mail', 0, 'k');
-         INSERT INTO outbox_lanes (ordering_key, id) VALUES ('k', 99)",
-    )
-    .unwrap();
-    let behind = f.enqueue(ordered("behind")).await;
-    assert_eq!(f.claim("mail", 1).await.len(), 1, "the claim goes on after the id");
-    assert_eq!(f.status(behind).await, Status::Claimed);
 }
 
 #[tokio::test]
@@ -197,4 +184,46 @@ async fn a_bad_row_behind_the_front_of_its_key_does_not_stop_the_front() {
     f.sql(&refuse(bad, "DELETE", "outbox_queue", "OLD")).unwrap();
     let claims = f.store.claim(&with_streaks(request(&["mail"], 9), 9)).await.unwrap().claims;
     assert_eq!(claims.iter().map(|claim| claim.item.idem_key.as_str()).collect::<Vec<_>>(), ["front"]);
+}
+
+#[tokio::test]
+async fn a_claim_that_fails_takes_along_no_settlement_and_no_new_item_of_its_commit() {
+    let f = Fixture::sqlite().await;
+    let [finished, failed] = [f.enqueue(item("finished")).await, f.enqueue(item("failed")).await];
+    let claims = f.claim("mail", 2).await;
+    let waiting = f.enqueue(item("waiting")).await;
+    // No lease can be written, and no item can be set aside: the claim fails as a whole.
+    let refuses = "BEGIN SELECT RAISE(ABORT, 'a bad table'); END";
+    f.sql(&format!(
+        "CREATE TRIGGER own_lease BEFORE INSERT ON outbox_leases {refuses};
+                    CREATE TRIGGER own_queue BEFORE UPDATE ON outbox_queue {refuses}"
+    ))
+    .unwrap();
+    let settle = |claim: &Claim, how| {
+        let (store, reference) = (f.store.clone(), claim.reference());
+        tokio::spawn(async move { store.settle(&reference, how).await })
+    };
+    let (store, enqueues) = (f.store.clone(), f.store.clone());
+    let mut begun = None;
+    // The writer waits for the application's commit. What is asked for meanwhile is one group.
+    f.in_transaction("CREATE TABLE own (id INTEGER)", async || {
+        let first = tokio::spawn(async move { enqueues.enqueue(vec![item("first")], BatchMode::PerItem).await });
+        // The writer takes the first request by itself.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let claim = tokio::spawn(async move { store.claim(&request(&["mail"], 9)).await });
+        let settled = [settle(&claims[0], done()), settle(&claims[1], retry(Duration::from_mins(1)))];
+        tokio::task::yield_now().await;
+        begun = Some((first, claim, settled));
+    })
+    .await;
+    let (first, claim, settled) = begun.unwrap();
+    assert!(claim.await.unwrap().unwrap_err().to_string().contains("claiming items"));
+    for settled in settled {
+        settled.await.unwrap().unwrap();
+    }
+    first.await.unwrap().unwrap();
+    f.sql("DROP TRIGGER own_lease; DROP TRIGGER own_queue").unwrap();
+    assert_eq!((f.status(finished).await, f.item(failed).await.attempts), (Status::Done, 1));
+    assert_eq!([f.status(failed).await, f.status(waiting).await], [Status::Pending; 2]);
+    assert_eq!(f.claim("mail", 9).await.len(), 2, "the one that waited, and the new one");
 }

@@ -4,9 +4,9 @@
 use std::process::Command;
 
 use super::{client, contains_example, sections};
-use crate::support::blocks;
 use crate::support::guests::root;
 use crate::support::postgres::{Cluster, psql};
+use crate::support::{Backend, Fixture, blocks};
 
 #[test]
 fn the_documented_rust_example_is_the_one_that_runs() {
@@ -148,4 +148,35 @@ fn the_schema_keeps_the_rules_for_sql_callers() {
     refused("SELECT outbox.enqueue('mail', 'k', '[]')", "already used by item 1");
     accepted("SELECT outbox.enqueue('mail', 'l', '{}')");
     assert_eq!(accepted("SELECT cid FROM outbox.items WHERE idem_key = 'l'"), "l");
+}
+
+/// What a restore of the data alone runs, with the places of finished items before the items: 1 and 2 are DONE, 3 and 4
+/// are dead, 3 blocks the key of 5, which waits, and 6 waits after a failed attempt.
+const RESTORE: &str = "
+BEGIN;
+INSERT INTO outbox.done (id, done_at, epoch, turn) VALUES (1, 1, 0, NULL), (2, 1, 0, 2);
+INSERT INTO outbox.dead (id, dead_at, epoch, type, turn, ordering_key, blocks_key, fingerprint, last_error)
+VALUES (3, 1, 0, 'mail', 3, 'k', true, 'f', 'refused'), (4, 1, 0, 'mail', NULL, NULL, false, 'f', 'refused');
+INSERT INTO outbox.past (id, attempts, deliveries, last_error)
+VALUES (3, 1, 1, 'refused'), (4, 1, 1, 'refused'), (6, 1, 1, 'down');
+INSERT INTO outbox.lanes (ordering_key, id, turn) VALUES ('k', 3, 3);
+INSERT INTO outbox.items (id, type, idem_key, payload, ordering_key, saga, cid)
+VALUES (1, 'mail', '1', '', NULL, 'S', 'c'), (2, 'mail', '2', '', 'k', 'S', 'c'), (3, 'mail', '3', '', 'k', 'S', 'c'),
+       (4, 'mail', '4', '', NULL, 'S', 'c'), (5, 'mail', '5', '', 'k', NULL, 'c'), (6, 'mail', '6', '', NULL, NULL, 'c');
+SELECT setval('outbox.items_id_seq', 6), setval('outbox.turn_seq', 3);
+COMMIT";
+
+#[tokio::test]
+async fn finished_items_whose_places_are_restored_before_them_stay_finished() {
+    let f = Fixture::new(Backend::Postgres).await;
+    f.sql(RESTORE).unwrap();
+    let mut claimed = Vec::new();
+    for _ in 0..2 {
+        claimed.extend(f.claim("mail", 9).await.iter().map(|claim| (claim.item.id.get(), claim.item.attempts)));
+    }
+    assert_eq!(claimed, [(6, 2)], "5 waits behind the dead item");
+    let statuses = "SELECT string_agg(status, ' ' ORDER BY id) FROM outbox.status";
+    assert_eq!(f.sql(statuses).unwrap(), "DONE DONE DLQ DLQ PENDING CLAIMED");
+    assert_eq!(f.sql("SELECT count(*) FROM outbox.saga_open").unwrap(), "0");
+    assert!(f.store.misplaced(9).await.unwrap().is_empty());
 }

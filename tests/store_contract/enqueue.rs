@@ -9,6 +9,7 @@ use crate::support::{Fixture, all, done, item, request, settled};
 
 promises! {
     the_same_key_with_the_same_content_returns_the_first_id
+    the_same_key_with_another_fairness_key_is_the_same_item_and_keeps_its_first_one
     the_same_key_with_other_content_is_a_conflict_and_stores_nothing
     a_write_of_several_items_is_created_whole_or_not_at_all
     a_batch_keeps_what_exists_and_creates_the_rest
@@ -27,6 +28,19 @@ mod promise {
         again.headers.insert("tenant".into(), "b".into());
         assert_eq!(f.enqueue(again).await, first);
         assert_eq!(all(&*f.store).await.len(), 1);
+    }
+
+    pub(super) async fn the_same_key_with_another_fairness_key_is_the_same_item_and_keeps_its_first_one(f: Fixture) {
+        let of = |tenant: Option<&str>| NewItem { fairness_key: tenant.map(str::to_owned), ..item("k") };
+        let first = f.enqueue(of(Some("acme"))).await;
+        let again = f.store.enqueue(vec![of(Some("globex")), of(None)], BatchMode::PerItem).await.unwrap();
+        assert_eq!((again.created, again.ids), (0, vec![Some(first); 2]));
+        for tenant in ["'globex'", "NULL"] {
+            let insert = "INSERT INTO outbox_items (type, idem_key, payload, fairness_key)";
+            f.sql(&format!(r#"{insert} VALUES ('mail', 'k', '{{"to":"a"}}', {tenant})"#)).unwrap();
+        }
+        assert_eq!(all(&*f.store).await.len(), 1);
+        assert_eq!(f.claim_one("mail").await.item.fairness_key.as_deref(), Some("acme"));
     }
 
     pub(super) async fn the_same_key_with_other_content_is_a_conflict_and_stores_nothing(f: Fixture) {

@@ -9,8 +9,11 @@ use outbox::store::{
     StuckQuery,
 };
 
+use serde_json::Value;
+
 use super::orders::{CAREFUL, FORCED, command, keyed, operate};
 use super::{REPLAY, operate_request};
+use crate::support::host::HostConfig;
 use crate::support::{Fixture, START, after_start, dead, done, item, pod, request, retry, settled};
 
 promises! {
@@ -29,6 +32,7 @@ promises! {
     claims_of_a_process_that_gives_no_sign_of_life_are_stuck_at_once
     a_process_that_stops_is_not_shown_unless_it_leaves_leases_behind
     an_item_without_a_status_is_reported_and_a_restore_takes_it_back
+    the_check_of_an_installation_names_items_in_two_places_and_in_none
 }
 
 fn of_status(status: Status) -> Filter {
@@ -328,5 +332,32 @@ mod promise {
         assert_eq!((restored.item.status, restored.item.maybe_executed), (Status::Pending, true));
         assert_eq!(restored.audit.len(), 1);
         assert_eq!(f.claim("mail", 9).await.len(), 2);
+    }
+
+    pub(super) async fn the_check_of_an_installation_names_items_in_two_places_and_in_none(f: Fixture) {
+        let [lost, waiting] = [f.enqueue(item("lost")).await, f.enqueue(item("waiting")).await];
+        let claimed = f.enqueue(NewItem::new("sms", "claimed", "{}")).await;
+        let claim = f.claim_one("sms").await;
+        let folder = tempfile::tempdir().unwrap();
+        let host = HostConfig::new(env!("CARGO_BIN_EXE_outbox").as_ref(), folder.path());
+        let host = host.set("OUTBOX_DB", &f.test_db.address());
+        let check = || {
+            let told: Value = serde_json::from_slice(&host.run(&["doctor", "--json"]).stdout).unwrap();
+            told.as_array().unwrap().iter().find(|result| result["check"] == "places").unwrap().clone()
+        };
+        assert_eq!(check()["result"], "ok");
+        f.sql(&format!("CREATE TABLE kept AS SELECT * FROM outbox_queue; DELETE FROM outbox_queue WHERE id = {lost}"))
+            .unwrap();
+        let told = check();
+        assert!(told["result"] == "fail" && told["advice"].to_string().contains(&format!("outbox restore {lost}")));
+        for id in [waiting, claimed] {
+            f.sql(&format!("INSERT INTO outbox_done (id, done_at, epoch) VALUES ({id}, 1, 0)")).unwrap();
+            let told = check();
+            assert!(told["message"].to_string().contains(&format!("several statuses at once: {id}\"")), "{told}");
+            f.sql(&format!("DELETE FROM outbox_done WHERE id = {id}")).unwrap();
+        }
+        f.sql(&format!("INSERT INTO outbox_queue SELECT * FROM kept WHERE id = {lost}")).unwrap();
+        assert_eq!(check()["result"], "ok");
+        f.store.settle(&claim.reference(), done()).await.unwrap();
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn command(control: Control) -> ControlRequest {
     ControlRequest { control, actor: "ada@host".into(), reason: Some("night".into()), execution: Execution::Apply }
 }
 
-pub(super) fn unblock(key: &str) -> ControlRequest {
+pub(crate) fn unblock(key: &str) -> ControlRequest {
     command(Control::Unblock { ordering_key: key.into() })
 }
 

@@ -1,14 +1,17 @@
 //! The promises of every store about what a replay keeps of the life before.
 
+use std::time::Duration;
+
 use outbox::core::{HostWrites, Settlement};
 use outbox::store::{AuditQuery, SettleRequest};
 use serde_json::{Value, json};
 
 use super::{REPLAY, operate_request};
-use crate::support::{Fixture, dead, done, item, settled};
+use crate::support::{Backend, Fixture, after_start, dead, done, failure, item, settled};
 
 promises! {
     a_replay_of_a_done_item_leaves_its_result_and_its_component_in_the_audit_trail
+    a_replay_ends_a_series_of_give_backs
     a_job_tells_what_became_of_its_items
     an_order_that_matches_nothing_leaves_an_audit_entry_and_no_job
 }
@@ -30,6 +33,33 @@ mod promise {
         let change = &entry.changes[0];
         assert_eq!(change["before"]["result"], json!({ "base64": "c2VudAA=" }));
         assert_eq!((&change["before"]["handler_digest"], &change["after"]["result"]), (&json!("digest"), &Value::Null));
+    }
+
+    pub(super) async fn a_replay_ends_a_series_of_give_backs(f: Fixture) {
+        let id = f.enqueue(item("k")).await;
+        let give_back = || Settlement::GiveBack { failure: failure(), delay: Duration::from_secs(1) };
+        let claim_later = async || {
+            f.clock.advance(Duration::from_secs(2));
+            f.claim_one("mail").await.reference()
+        };
+        for _ in 0..2 {
+            f.store.settle(&claim_later().await, settled(give_back())).await.unwrap();
+        }
+        let series = "SELECT give_backs, given_back_since IS NULL FROM outbox_past";
+        let told = |given_back: u32, is_over| {
+            let flag = if f.backend() == Backend::Sqlite { ["0", "1"] } else { ["f", "t"] };
+            format!("{given_back}|{}", flag[usize::from(is_over)])
+        };
+        assert_eq!(f.sql(series).unwrap(), told(2, false));
+        assert_eq!(f.item(id).await.given_back_since, Some(after_start(2_000)));
+        f.store.settle(&claim_later().await, dead()).await.unwrap();
+        // A series that goes on when the item dies, as an operator's action leaves it.
+        f.sql("UPDATE outbox_past SET give_backs = 7, given_back_since = 9").unwrap();
+        f.store.operate(&operate_request(REPLAY, Selection::Ids(vec![id]))).await.unwrap();
+        assert_eq!(f.sql(series).unwrap(), told(0, true));
+        f.store.settle(&claim_later().await, settled(give_back())).await.unwrap();
+        assert_eq!(f.sql(series).unwrap(), told(1, false));
+        assert_eq!(f.item(id).await.given_back_since, Some(after_start(8_000)));
     }
 
     pub(super) async fn a_job_tells_what_became_of_its_items(f: Fixture) {

@@ -9,7 +9,7 @@ use outbox::store::{
 };
 
 use super::operate_request;
-use crate::support::{Fixture, done, failure, item, ordered, request, retry, settled, with_streaks};
+use crate::support::{Fixture, done, failure, is_soak, item, ordered, request, retry, settled, with_streaks};
 
 promises! {
     a_claim_takes_what_follows_the_front_of_a_key_in_order
@@ -26,6 +26,7 @@ promises! {
     a_claim_counts_a_streak_against_the_limits_of_its_type
     a_streak_is_settled_together_in_any_order_of_its_calls
     a_long_line_keeps_its_order_whatever_becomes_of_its_items
+    a_long_line_in_front_holds_up_an_item_without_a_key_for_one_claim_at_most
 }
 
 mod promise {
@@ -311,5 +312,25 @@ mod promise {
         let statuses = statuses(f, &line).await;
         let settled = statuses.iter().take_while(|status| **status == Status::Done).count();
         assert!(settled > 0 && statuses[settled..].iter().all(|status| *status == Status::Claimed), "{statuses:?}");
+    }
+
+    pub(super) async fn a_long_line_in_front_holds_up_an_item_without_a_key_for_one_claim_at_most(f: Fixture) {
+        let length = if is_soak() { 100_000 } else { 2_000 };
+        f.sql(&format!(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {length})
+             INSERT INTO outbox_items (type, idem_key, payload, ordering_key, available_at)
+             SELECT 'mail', 'in line ' || n, '{{}}', 'k', 0 FROM numbers"
+        ))
+        .unwrap();
+        let behind = f.enqueue(item("behind")).await;
+        let mut claimed = Vec::new();
+        for _ in 0..2 {
+            claimed.extend(f.store.claim(&request(&["mail"], 8)).await.unwrap().claims);
+        }
+        let ids = ids(&claimed);
+        assert!(ids.len() == 2 && ids.contains(&behind), "{ids:?}");
+        let [late, later] = [f.enqueue(item("late")).await, f.enqueue(item("later")).await];
+        let next = f.store.claim(&request(&["mail"], 8)).await.unwrap().claims;
+        assert_eq!(self::ids(&next), [late, later]);
     }
 }

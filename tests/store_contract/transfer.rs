@@ -24,6 +24,7 @@ promises! {
     a_pause_of_the_target_stays_and_that_of_the_import_gives_way
     a_file_of_the_store_itself_adds_nothing_to_it
     an_export_shows_one_moment
+    an_import_keeps_the_line_of_each_key_whatever_the_order_of_its_file_is
 }
 
 async fn exported(store: &dyn Store) -> Vec<Record> {
@@ -412,5 +413,33 @@ mod promise {
         let known: BTreeSet<_> = MOVED.iter().flat_map(|kind| kind.tables).chain(&STAYING).copied().collect();
         let unknown: Vec<_> = schema_tables(&f).into_iter().filter(|table| !known.contains(table.as_str())).collect();
         assert_eq!(unknown, [""; 0], "does an export need these tables?");
+    }
+
+    pub(super) async fn an_import_keeps_the_line_of_each_key_whatever_the_order_of_its_file_is(f: Fixture) {
+        let keyed = |key: &str| NewItem { ordering_key: Some("line".into()), ..item(key) };
+        // On PostgreSQL the item with the smaller id commits later and follows the other.
+        match f.backend() {
+            Backend::Sqlite => assert!(f.enqueue(keyed("first")).await < f.enqueue(keyed("second")).await),
+            Backend::Postgres => {
+                let insert = "INSERT INTO outbox_items (type, idem_key, payload, ordering_key)
+                              VALUES ('mail', 'second', '{}', 'line')";
+                let enqueue_first = async || assert!(f.enqueue(keyed("first")).await > ItemId::new(1));
+                f.in_transaction(insert, enqueue_first).await;
+            }
+        }
+        f.enqueue(keyed("third")).await;
+        let mut records = exported(&*f.store).await;
+        for _ in 0..2 {
+            let target = Fixture::new(f.backend()).await;
+            target.store.import(records.clone(), Execution::Apply).await.unwrap();
+            target.enqueue(keyed("new")).await;
+            let mut line = Vec::new();
+            while let Some(claim) = target.claim("mail", 9).await.pop() {
+                target.store.settle(&claim.reference(), done()).await.unwrap();
+                line.push(claim.item.idem_key);
+            }
+            assert_eq!(line, ["first", "second", "third", "new"]);
+            records.reverse();
+        }
     }
 }
