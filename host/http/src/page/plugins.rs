@@ -114,14 +114,14 @@ fn versions(overview: &Overview) -> impl Iterator<Item = (&Pod, &PluginStatus)> 
 fn opening(overview: &Overview, troubles: &[Trouble<'_>]) -> String {
     let pods = overview.reporting_pods().filter(|pod| !pod.plugins.is_empty()).count();
     let names: BTreeSet<_> = versions(overview).map(|(_, plugin)| &plugin.name).collect();
-    let troubled: BTreeSet<_> = troubles.iter().map(|trouble| &trouble.plugin.name).collect();
+    let off_file: BTreeSet<_> = troubles.iter().map(|trouble| &trouble.plugin.name).collect();
     let processes = if pods == 1 { "one process".to_owned() } else { format!("{pods} processes") };
     let run = format!("{} in {processes}", begun(names.len(), "plugin"));
-    match troubled.len() {
+    match off_file.len() {
         0 if names.is_empty() => "No running process has a plugin".to_owned(),
         0 => format!("{run}, all as their files say"),
         1 => format!("{run}, one not as its file says"),
-        troubled => format!("{run}, {troubled} not as their files say"),
+        off_file => format!("{run}, {off_file} not as their files say"),
     }
 }
 

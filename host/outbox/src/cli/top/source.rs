@@ -110,8 +110,9 @@ fn token_for(
     listen: SocketAddr,
 ) -> Result<Option<HostToken>, String> {
     if let Some(file) = file {
+        let name = file.display();
         let refused =
-            || format!("--token-file is {file:?}: use a file that can be read and has one token, without spaces");
+            || format!("--token-file is {name}: use a file that can be read and has one token, without spaces");
         let token = token_in(file).ok_or_else(refused)?;
         return Ok(Some(HostToken { token, origin: "--token-file" }));
     }
