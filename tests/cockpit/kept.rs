@@ -119,6 +119,9 @@ async fn a_form_of_another_site_and_one_that_is_too_large_are_not_kept() {
     assert_eq!((other.status, other.header("location")), (303, "../cockpit"));
 }
 
+/// The page of a form, where the form goes, and what is typed into it.
+type SentForm<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>);
+
 /// The forms of a host that asks nobody for a name, whose pages were opened more than twelve hours ago.
 #[tokio::test]
 async fn a_form_of_a_page_that_was_open_for_too_long_comes_back_and_changes_nothing() {
@@ -129,7 +132,7 @@ async fn a_form_of_a_page_that_was_open_for_too_long_comes_back_and_changes_noth
     desk.fixture.store.settle(&desk.fixture.claim_one("mail").await.reference(), dead()).await.unwrap();
     let ids = id.to_string();
     let (anew, attempt) = (format!("/cockpit/items/{id}/anew"), format!("/cockpit/items/{id}/try"));
-    let forms: [(&str, &str, Vec<(&str, &str)>); 4] = [
+    let forms: [SentForm<'_>; 4] = [
         (&anew, &anew, vec![("payload", "{\"to\":\"b\"}"), ("key", "k2"), ("reason", "a typo")]),
         (&format!("/cockpit/act/purge?ids={id}"), "/cockpit/act/purge", vec![("ids", &ids), ("reason", "a typo")]),
         ("/cockpit/control/pause?type=mail", "/cockpit/control/pause", vec![("type", "mail"), ("reason", "a typo")]),

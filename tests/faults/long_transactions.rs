@@ -16,7 +16,7 @@ use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::bench_support::longest_transaction;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{
-    Action, BatchMode, EffectKeys, Execution, Filter, JobPace, JobState, LeasePolicy, OperateRequest, Retention,
+    Action, BatchMode, Claim, EffectKeys, Execution, Filter, JobPace, JobState, LeasePolicy, OperateRequest, Retention,
     Selection, Store,
 };
 
@@ -85,7 +85,7 @@ impl Longest {
     fn add(&self, is_writing: bool, micros: u64, statement: &str) {
         let longest = if is_writing { &self.writing_us } else { &self.reading_us };
         if longest.fetch_max(micros, Ordering::Relaxed) < micros {
-            self.statements.lock().unwrap()[usize::from(!is_writing)] = statement.to_owned();
+            statement.clone_into(&mut self.statements.lock().unwrap()[usize::from(!is_writing)]);
         }
     }
 }
@@ -180,7 +180,7 @@ async fn drain(store: &dyn Store, claims: u32) -> usize {
     let mut settled = 0;
     for _ in 0..claims {
         let claimed = store.claim(&request(&["mail"], 250)).await.unwrap().claims;
-        let references: Vec<_> = claimed.iter().map(|claim| claim.reference()).collect();
+        let references: Vec<_> = claimed.iter().map(Claim::reference).collect();
         for ended in join_all(references.iter().map(|claim| store.settle(claim, done()))).await {
             ended.unwrap();
             settled += 1;
