@@ -172,9 +172,9 @@ mod requirement {
     }
 
     pub(super) async fn e17_what_never_changes_is_guarded_and_what_may_change_is_not(f: Fixture) {
-        let text = |text: &str| Some(text.to_owned());
-        let (saga, ordering_key, fairness_key) = (text("S"), text("o"), text("acme"));
-        let full = NewItem { saga, cid: text("c"), ordering_key, fairness_key, ..item("k") };
+        let some = |word: &str| Some(word.to_owned());
+        let (saga, ordering_key, fairness_key) = (some("S"), some("o"), some("acme"));
+        let full = NewItem { saga, cid: some("c"), ordering_key, fairness_key, ..item("k") };
         let id = f.enqueue(full).await;
         let first = f.item(id).await;
         let texts = ["idem_key", "type", "payload", "content_type", "cid", "saga", "ordering_key", "fairness_key"];

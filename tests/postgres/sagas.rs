@@ -1,7 +1,7 @@
 //! Sagas on PostgreSQL: what a settlement reads beside many other steps, and two processes that end a run together.
 
 use outbox::item::{ItemId, NewItem};
-use outbox::store::{BatchMode, ClaimRef, SignalSeq, Store, StoreError};
+use outbox::store::{BatchMode, Claim, ClaimRef, SignalSeq, Store, StoreError};
 
 use super::SOON;
 use crate::faults::{close, rows_read};
@@ -34,7 +34,7 @@ async fn cost_of_settlements(steps: u32) -> f64 {
         f.store.enqueue(new, BatchMode::PerItem).await.unwrap();
     }
     f.sql(&finish_steps(steps / 2)).unwrap();
-    let claims: Vec<_> = f.claim("mail", SETTLED).await.iter().map(|claim| claim.reference()).collect();
+    let claims: Vec<_> = f.claim("mail", SETTLED).await.iter().map(Claim::reference).collect();
     let Fixture { store, clock, test_db } = f;
     let TestDb::Postgres(database) = &test_db else { panic!("it is on PostgreSQL") };
     close(database, vec![store]).await;
@@ -69,7 +69,7 @@ async fn a_run_whose_last_two_steps_are_settled_at_once_by_two_processes_ends_on
     let f = Fixture::new(Backend::Postgres).await;
     let other = f.second().await;
     f.store.enqueue(vec![step("a"), step("b")], BatchMode::AllOrNothing).await.unwrap();
-    let claims: Vec<_> = f.claim("mail", 2).await.iter().map(|claim| claim.reference()).collect();
+    let claims: Vec<_> = f.claim("mail", 2).await.iter().map(Claim::reference).collect();
     let [first, second] = [0, 1].map(|place| claims[place].clone());
     let (store, waiting) = (f.store.clone(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'");
     let mut settling = Vec::new();
@@ -81,8 +81,8 @@ async fn a_run_whose_last_two_steps_are_settled_at_once_by_two_processes_ends_on
         eventually("both wait for the run", SOON, both_wait).await;
     })
     .await;
-    for settled in settling {
-        settled.await.unwrap();
+    for task in settling {
+        task.await.unwrap();
     }
     let signals = f.store.signals(SignalSeq::START, 100).await.unwrap();
     let ends: Vec<_> = signals.iter().filter(|signal| signal.signal == "saga_end.Big").collect();

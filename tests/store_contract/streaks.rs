@@ -329,8 +329,8 @@ mod promise {
         }
         let ids = ids(&claimed);
         assert!(ids.len() == 2 && ids.contains(&behind), "{ids:?}");
-        let [late, later] = [f.enqueue(item("late")).await, f.enqueue(item("later")).await];
+        let [third, fourth] = [f.enqueue(item("late")).await, f.enqueue(item("later")).await];
         let next = f.store.claim(&request(&["mail"], 8)).await.unwrap().claims;
-        assert_eq!(self::ids(&next), [late, later]);
+        assert_eq!(self::ids(&next), [third, fourth]);
     }
 }
