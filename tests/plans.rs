@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outbox::item::{ItemId, Status};
 use outbox::postgres::{PostgresOptions, PostgresStore};
-use outbox::store::{Claim, Filter, JobPace, Page, Retention, Selection, SettleRequest, Store};
+use outbox::store::{Claim, Filter, JobPace, Page, RatedType, Retention, Selection, SettleRequest, Store};
 
 use crate::store_contract::{REPLAY, operate_request};
 use crate::support::places::ALL_DONE;
@@ -150,6 +150,28 @@ async fn the_statements_for_fairness_keys_search_these_indexes() {
     let claims = plans.note("claim", async |store| claim(store).await).await;
     assert!(claims.len() == 100 && claims.iter().any(|claim| claim.item.fairness_key.is_some()));
     plans.assert_are(&["claim: items_pkey queue_fair queue_fair_due queue_pkey queue_ready"]);
+}
+
+#[tokio::test]
+async fn readers_look_for_used_up_rates_in_these_indexes_also_for_types_without_items() {
+    let mut plans = Plans::new();
+    let shared = "INSERT INTO outbox.items (type, idem_key, payload, fairness_key, available_at)
+        SELECT 'push', 'shared-' || n, '{}', 'tenant-' || n % 7, 0 FROM generate_series(1, 40000) AS n;
+        INSERT INTO outbox.rates (type, tokens, filled_at, per_second)
+        SELECT kind, 0, outbox.now(), 1 FROM unnest(ARRAY['mail', 'push', 'idle']) AS kind";
+    plans.database.sql(shared).unwrap();
+    plans.database.sql("ANALYZE outbox.queue").unwrap();
+    let rated = |rate, rate_per_key| {
+        let of = |name: &str| RatedType { item_type: name.into(), rate, rate_per_key };
+        ["mail", "push", "idle"].map(of)
+    };
+    for (what, types) in [("rate", rated(Some(1.0), None)), ("rate per key", rated(None, Some(1.0)))] {
+        let before = rows_read(&plans.database);
+        plans.note(what, async |store| store.reached_rates(&types).await.unwrap()).await;
+        let read = rows_read(&plans.database) - before;
+        assert!(read < 3_000, "{what}: {read} rows");
+    }
+    plans.assert_are(&["rate: queue_fair_due queue_ready", "rate per key: queue_fair_due queue_ready"]);
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::bench_support::longest_transaction;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{
-    Action, BatchMode, Claim, EffectKeys, Execution, Filter, JobPace, JobState, LeasePolicy, OperateRequest, Retention,
-    Selection, Store,
+    Action, BatchMode, Claim, EffectKeys, Execution, Filter, JobPace, JobState, LeasePolicy, OperateRequest, RatedType,
+    Retention, Selection, Store,
 };
 
 use crate::support::postgres::Database;
@@ -225,7 +225,13 @@ mod on_each {
             store.run_maintenance(&retention).await.unwrap();
         }
         measured.report("retention");
+        let mut rated = request(&["mail"], 1);
+        rated.types[0].rate = Some(1.0);
+        store.claim(&rated).await.unwrap();
+        let types =
+            ["mail", "idle"].map(|name| RatedType { item_type: name.into(), rate: Some(1.0), rate_per_key: Some(1.0) });
         store.overview().await.unwrap();
+        assert!(store.reached_rates(&types).await.unwrap().contains_key("mail"));
         store.get(ItemId::new(1)).await.unwrap();
         measured.report("overview");
     }
