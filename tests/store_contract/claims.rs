@@ -192,6 +192,12 @@ mod promise {
         assert!(!is_reached().await, "it has had a token for long");
         assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 1);
         assert!(!is_reached().await, "nothing waits for a token");
+        f.clock.jump(-3_600_000);
+        f.enqueue(item("c")).await;
+        assert!(!is_reached().await, "claims take a bucket of the future as full");
+        assert_eq!(f.store.claim(&limited).await.unwrap().claims.len(), 1);
+        f.enqueue(item("d")).await;
+        assert!(is_reached().await);
     }
 
     pub(super) async fn an_expired_claim_is_claimable_and_the_old_claim_cannot_complete(f: Fixture) {

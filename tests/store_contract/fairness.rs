@@ -270,6 +270,13 @@ mod promise {
         assert_eq!(reached(&f, 0.5).await, Some((vec!["a".into()], true)), "b waits for another reason");
         f.clock.advance(Duration::from_mins(2));
         assert_eq!(reached(&f, 0.5).await, None, "the key has had a token for long");
+        assert_eq!(keys(&f.store.claim(&rated(0.5)).await.unwrap().claims), ["a"]);
+        f.enqueue(of(Some("a"), "a3")).await;
+        assert_eq!(reached(&f, 0.5).await, Some((vec!["a".into()], true)));
+        f.clock.jump(-3_600_000);
+        f.enqueue(of(Some("a"), "a4")).await;
+        assert_eq!(reached(&f, 0.5).await, None, "claims take a bucket of the future as full");
+        assert_eq!(keys(&f.store.claim(&rated(0.5)).await.unwrap().claims), ["a"]);
     }
 
     /// The keys that have used up this rate, and whether these are all keys with due items.

@@ -1,13 +1,13 @@
-//! How rates are written, and which of them hold claims back.
+//! Writes rates in words, and judges which of them hold claims back.
 //!
-//! Pure. The buckets, and which items are due, are read by the engines.
+//! This file reads nothing: the engines find the buckets and the items that are due.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use outbox_item::Millis;
 
-use crate::engine::token_bucket::until_next_token;
+use crate::engine::token_bucket::{is_of_future, until_next_token};
 
 /// The most due items of a type whose fairness keys [`Inspect::reached_rates`](crate::Inspect::reached_rates) looks at.
 pub const DUE_KEYS_LOOKED_AT: u32 = 1_000;
@@ -58,10 +58,12 @@ pub struct RateBucket {
 }
 
 impl RateBucket {
-    /// Whether the rate holds due items back at `now`.
+    /// Whether the rate holds due items back at `now`. A bucket that was filled before the clock was set back does not:
+    /// claims take it as full.
     pub fn is_used_up(&self, now: Millis) -> bool {
         let refill = self.per_second.map_or(Duration::ZERO, |rate| until_next_token(rate, self.tokens));
-        self.tokens < 1.0 && now.since(self.filled_at) < refill.saturating_add(CLAIMED_WITHIN)
+        let is_held_back = self.tokens < 1.0 && !is_of_future(self.filled_at, now);
+        is_held_back && now.since(self.filled_at) < refill.saturating_add(CLAIMED_WITHIN)
     }
 }
 

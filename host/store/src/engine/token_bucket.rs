@@ -1,6 +1,6 @@
-//! The token buckets of types with a rate limit. Pure.
+//! The token buckets of types with a rate limit: how many tokens they have, and when the next one comes.
 //!
-//! Where a bucket is stored, and who takes tokens out of it, is the engine's.
+//! This file knows neither where a bucket is stored nor who takes tokens out of it.
 
 use std::time::Duration;
 
@@ -11,12 +11,17 @@ const WAIT_MAX: Duration = Duration::from_hours(24);
 /// A bucket that was filled more than this in the future was filled before the clock was set back.
 const SET_BACK: Duration = Duration::from_secs(1);
 
+/// Whether a bucket that was filled at `filled_at` was filled before the clock was set back to `now`.
+pub(crate) fn is_of_future(filled_at: Millis, now: Millis) -> bool {
+    filled_at.since(now) > SET_BACK
+}
+
 /// The tokens in a bucket at `now`; `left` is how many it had, and when. `rate` tokens flow in each second. A bucket
 /// holds the tokens of one second, and at least one; a bucket that was never used is full. So is one that was filled
 /// before the clock was set back: how long ago that was is unknown.
 pub fn available_tokens(rate: f64, left: Option<(f64, Millis)>, now: Millis) -> f64 {
     let full = rate.max(1.0);
-    let Some((tokens, filled_at)) = left.filter(|(_, filled_at)| filled_at.since(now) <= SET_BACK) else { return full };
+    let Some((tokens, filled_at)) = left.filter(|(_, filled_at)| !is_of_future(*filled_at, now)) else { return full };
     // A number that no host wrote counts as the nearest one that a host could have written.
     let tokens = if tokens.is_nan() { 0.0 } else { tokens.clamp(-full, full) };
     rate.mul_add(now.since(filled_at).as_secs_f64(), tokens).min(full)
