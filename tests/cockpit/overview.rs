@@ -99,6 +99,40 @@ mod on_each {
         }
     }
 
+    pub(super) async fn a_rollback_of_which_each_process_reports_two_versions_is_told_once(backend: Backend) {
+        let desk = Desk::open(backend).await;
+        let why = "its component is quarantined: 3 of the first 9 items failed for good";
+        let live = || PluginStatus { digest: Some("1111".into()), ..mail(PluginState::Active, Some(why)) };
+        for name in ["pod-1", "pod-2"] {
+            let plugins = vec![live(), mail(PluginState::Quarantined, Some(why))];
+            desk.fixture.store.heartbeat(&Pod { plugins, ..pod(name) }).await.unwrap();
+        }
+        let text = desk.get("/cockpit").await.text();
+        assert!(text.contains("A version of the plugin mailer is quarantined in 2 processes"), "{text}");
+        assert!(text.contains("One thing needs you") && !text.contains("The newest file"), "{text}");
+        let text = desk.get("/cockpit/plugins").await.text();
+        assert_eq!(text.matches(&format!("in 2 processes: pod-1, pod-2 {why}")).count(), 1, "{text}");
+    }
+
+    pub(super) async fn the_rate_that_is_shown_of_two_versions_is_the_one_that_is_judged(backend: Backend) {
+        let desk = Desk::open(backend).await;
+        let mut terms = request(&["mail"], 10);
+        terms.types[0].per_key.rate = Some(5.0 / 3_600.0);
+        for name in ["a", "b"] {
+            desk.fixture.enqueue(NewItem { fairness_key: Some("acme".into()), ..item(name) }).await;
+        }
+        assert_eq!(desk.fixture.store.claim(&terms).await.unwrap().claims.len(), 1);
+        // By now the other rate would have given the key a token.
+        desk.fixture.clock.advance(Duration::from_mins(2));
+        for (name, rate_per_key) in [("pod-1", terms.types[0].per_key.rate), ("pod-2", Some(100.0))] {
+            let limits = Some(PluginLimits { rate_per_key, ..PluginLimits::default() });
+            let plugins = vec![PluginStatus { limits, ..mail(PluginState::Active, None) }];
+            desk.fixture.store.heartbeat(&Pod { plugins, ..pod(name) }).await.unwrap();
+        }
+        let html = desk.get("/cockpit").await.html().to_owned();
+        assert!(html.contains("title=\"5 an hour for each key\">limited<"), "{html}");
+    }
+
     pub(super) async fn a_type_of_which_no_more_may_be_claimed_is_limited(backend: Backend) {
         let desk = Desk::open(backend).await;
         for key in ["a", "b"] {
@@ -215,6 +249,8 @@ on_each_backend! {
     what_a_breaker_holds_back_is_not_called_due
     a_plugin_is_shown_with_what_it_may_do_and_what_its_attempts_came_to
     what_several_processes_say_alike_of_a_plugin_is_told_once
+    a_rollback_of_which_each_process_reports_two_versions_is_told_once
+    the_rate_that_is_shown_of_two_versions_is_the_one_that_is_judged
     a_type_of_which_no_more_may_be_claimed_is_limited
     a_type_or_a_key_that_has_used_up_its_rate_is_limited_from_the_first_moment
     a_component_in_quarantine_is_shown_with_its_reason_and_released

@@ -101,6 +101,14 @@ pub struct PluginLimits {
     pub rate_per_key: Option<f64>,
 }
 
+impl PluginLimits {
+    /// Whether they limit the claims of a type, besides what an attempt may use.
+    pub const fn has_claim_limit(&self) -> bool {
+        let of_type = self.concurrency.is_some() || self.rate.is_some();
+        of_type || self.concurrency_per_key.is_some() || self.rate_per_key.is_some()
+    }
+}
+
 /// What the attempts of a plugin came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -55,19 +55,21 @@ impl Glance {
     }
 }
 
-/// The types that plugins serve with a rate, each once.
+/// The types that plugins serve with a rate, each once. Of several versions, the first that limits claims counts.
 fn rated_types(overview: &Overview) -> Vec<RatedType> {
     let limited = overview.serving_plugins().filter_map(|plugin| Some((&plugin.types, plugin.limits.as_ref()?)));
-    let has_rate = |limits: &PluginLimits| limits.rate.is_some() || limits.rate_per_key.is_some();
-    let rated = limited.filter(|(_, limits)| has_rate(limits));
-    let of_types = rated.flat_map(|(types, limits)| types.iter().map(move |name| (name, limits)));
-    let types: BTreeMap<&String, &PluginLimits> = of_types.collect();
-    let rated = |(name, limits): (&String, &PluginLimits)| RatedType {
-        item_type: name.clone(),
-        rate: limits.rate,
-        rate_per_key: limits.rate_per_key,
-    };
-    types.into_iter().map(rated).collect()
+    let limited = limited.filter(|(_, limits)| limits.has_claim_limit());
+    let mut types: BTreeMap<&String, &PluginLimits> = BTreeMap::new();
+    for (name, limits) in limited.flat_map(|(types, limits)| types.iter().map(move |name| (name, limits))) {
+        types.entry(name).or_insert(limits);
+    }
+    types.into_iter().filter_map(|(name, limits)| rated(name, limits)).collect()
+}
+
+fn rated(name: &str, limits: &PluginLimits) -> Option<RatedType> {
+    let PluginLimits { rate, rate_per_key, .. } = *limits;
+    let has_rate = rate.is_some() || rate_per_key.is_some();
+    has_rate.then(|| RatedType { item_type: name.to_owned(), rate, rate_per_key })
 }
 
 /// What happened lately, and how long that is: the minute that is over and the one that is not.

@@ -8,7 +8,7 @@ const NAMED: usize = 3;
 
 /// Why a plugin does not run as its file says.
 pub(super) struct Trouble<'a> {
-    /// The plugin, as the first of the processes reports it.
+    /// The plugin, as the first of the processes reports it; its version in quarantine, where one is.
     pub(super) plugin: &'a PluginStatus,
     /// Why.
     pub(super) text: String,
@@ -16,7 +16,18 @@ pub(super) struct Trouble<'a> {
     pub(super) pods: Vec<&'a str>,
 }
 
-impl Trouble<'_> {
+impl<'a> Trouble<'a> {
+    /// Adds what a process reports alike. Of a rollback, a process reports the version that runs and the one in
+    /// quarantine.
+    fn add(&mut self, pod: &'a str, plugin: &'a PluginStatus) {
+        if self.pods.last() != Some(&pod) {
+            self.pods.push(pod);
+        }
+        if plugin.state == PluginState::Quarantined {
+            self.plugin = plugin;
+        }
+    }
+
     /// Where it is: `pod-1`, or `4 processes: pod-1, pod-2, pod-3 and others`.
     pub(super) fn places(&self) -> String {
         let named = self.pods[..self.pods.len().min(NAMED)].join(", ");
@@ -43,7 +54,7 @@ pub(super) fn troubles(overview: &Overview) -> Vec<Trouble<'_>> {
         for plugin in &pod.plugins {
             let Some(text) = plugin.trouble() else { continue };
             match troubles.iter_mut().find(|known| known.text == text && is_alike(known.plugin, plugin)) {
-                Some(known) => known.pods.push(&pod.instance),
+                Some(known) => known.add(&pod.instance, plugin),
                 None => troubles.push(Trouble { plugin, text, pods: vec![&pod.instance] }),
             }
         }
@@ -53,8 +64,6 @@ pub(super) fn troubles(overview: &Overview) -> Vec<Trouble<'_>> {
 
 /// Whether the same is said of both.
 fn is_alike(one: &PluginStatus, other: &PluginStatus) -> bool {
-    let about = |plugin: &PluginStatus| {
-        (plugin.digest.is_some(), plugin.error.is_some(), plugin.state == PluginState::Quarantined)
-    };
+    let about = |plugin: &PluginStatus| (plugin.digest.is_some(), plugin.error.is_some());
     one.name == other.name && one.role == other.role && about(one) == about(other)
 }

@@ -122,11 +122,12 @@ fn rate_in_words(per_second: f64) -> String {
     RateText::of(per_second).in_words()
 }
 
-/// The limits of the type's claims, where it has some.
+/// The limits of the type's claims, where it has some: those of the first version that has some. Their rates are the ones
+/// that a [`Glance`] judges.
 pub(super) fn limits_of<'a>(glance: &'a Glance, name: &str) -> Option<&'a PluginLimits> {
     let of_type = |plugin: &&PluginStatus| plugin.types.iter().any(|known| known == name);
     let mut limits = glance.overview.serving_plugins().filter(of_type).filter_map(|plugin| plugin.limits.as_ref());
-    limits.find(|limits| !claim_limits(limits).is_empty())
+    limits.find(|limits| limits.has_claim_limit())
 }
 
 /// The limit that holds back the claims of the type now, in words: as many are claimed as may be, or its rate or those of
