@@ -222,8 +222,8 @@ pub(super) async fn act(Form { visit, fields }: Form) -> Result<Response, ApiErr
     }
 }
 
-/// The page of the form again, which says why nothing was changed. It shows the items as they are now, and nothing that
-/// was typed is lost.
+/// The page of the form again with what was typed, which says why nothing was changed. It shows the items as they are
+/// now.
 pub(super) async fn refused(visit: &Visit, fields: &FormFields, wrong: ApiError) -> Result<Response, ApiError> {
     let asked = serde_urlencoded::from_str(&again(fields)).map(FormFields::new).map_err(|_| ApiError::Internal)?;
     match page(visit, &asked, Some(wrong.to_string())).await {

@@ -68,7 +68,7 @@ pub(super) async fn enqueue(id: Result<Path<String>, PathRejection>, form: Form)
     }
 }
 
-/// The form again, which says why nothing was enqueued. Nothing that was typed is lost.
+/// The form again with what was typed, which says why nothing was enqueued.
 pub(super) async fn refused(
     visit: &Visit,
     id: &str,

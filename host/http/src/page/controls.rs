@@ -77,7 +77,7 @@ pub(super) async fn carry(Form { visit, fields }: Form) -> Result<Response, ApiE
     }
 }
 
-/// The page of the form again, which says why nothing was changed. Nothing that was typed is lost.
+/// The page of the form again with what was typed, which says why nothing was changed.
 pub(super) async fn refused(visit: &Visit, fields: &FormFields, wrong: ApiError) -> Result<Response, ApiError> {
     match page(visit, fields, Some(wrong.to_string())).await {
         Ok(page) => Ok((wrong.status(), shown(&page)?).into_response()),

@@ -102,6 +102,7 @@ fn title(problem: &ToldProblem) -> &'static str {
         "invalid-request" | "invalid-json" | "invalid-item" => "This request cannot be carried out",
         "forbidden" => "You may not do this",
         "cross-site" => "This form is not valid any more",
+        "expired-form" => "This form is too old",
         "refused" => "The item cannot take this",
         "conflict" => "The key is taken",
         "no-item" => "There is no such item",
@@ -122,6 +123,7 @@ fn advice(word: &str) -> &'static str {
             "Nothing was changed. A form is valid for the session in which its page was opened: open the page again, \
              and send it from there."
         }
+        "expired-form" => "Nothing was changed. Open the page again, and send the form from there.",
         "store-unavailable" | "internal" => "Try again. If it stays so, the log of this host says more.",
         "no-item" | "no-job" | "no-route" => "It may have been deleted, or the address is misspelt.",
         _ => "Nothing was changed.",

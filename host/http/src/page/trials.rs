@@ -83,8 +83,8 @@ async fn tried(visit: &Visit, order: TrialOrder) -> Result<TrialReport, String> 
     let late = |_| {
         let waited = TRIAL_MAX.as_secs();
         Err(format!(
-            "its trial did not end within {waited} seconds. A component that is being compiled is compiled to its end: \
-             try again later, or use `outbox plugin replay-item`"
+            "its trial did not end within {waited} seconds. If its component is still being compiled, a later try uses \
+             the result: try again, or use `outbox plugin replay-item`"
         ))
     };
     tokio::time::timeout(TRIAL_MAX, trial).await.unwrap_or_else(late)

@@ -22,6 +22,7 @@ fn of_callers() -> Vec<ApiError> {
         ApiError::Unauthorized(Unidentified::Absent),
         ApiError::Forbidden { right: Right::Operate, caller: "ada".into() },
         ApiError::CrossSite,
+        ApiError::ExpiredForm,
         ApiError::TooManyAttempts { wait: Duration::from_secs(6) },
         ApiError::WrongHost("evil.example".into()),
     ]
