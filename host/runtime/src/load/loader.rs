@@ -363,10 +363,10 @@ mod tests {
         };
         let (_, is_kept) = loader.compile_and_keep(&source).await.unwrap();
         assert!(is_kept);
-        let other = loader.compile_queue.join(0);
-        other.turn().await;
-        let loaded = tokio::time::timeout(Duration::from_mins(1), loader.compile_and_keep(&source)).await;
-        assert!(loaded.expect("it waits for the one that is being compiled").is_ok());
+        let compiling = loader.compile_queue.join(0);
+        compiling.turn().await;
+        let answer = tokio::time::timeout(Duration::from_mins(1), loader.compile_and_keep(&source)).await;
+        assert!(answer.expect("it waits for the one that is being compiled").is_ok());
     }
 
     #[tokio::test]
