@@ -65,6 +65,10 @@ async fn members_of_the_payload_that_an_operator_hides_are_not_shown() {
         let item = host.send(get(path)).await.json();
         assert_eq!(item["payload"], json!({ "card": { "number": "[redacted]", "of": "Ada" } }), "{path}");
     }
+    let beyond = r#"{"type":"a","idem_key":"beyond","payload":{"card":{"number":"4111 1111"},"n":1e400}}"#;
+    assert_eq!(host.send(post("/items", &CONTRACT, beyond)).await.status, StatusCode::ACCEPTED);
+    let shown = host.send(get("/items/beyond")).await.text;
+    assert!(shown.contains(r#""payload":{"card":{"number":"[redacted]"},"n":1e400}"#), "{shown}");
     for path in ["/items?text=4111", "/items?payload=card.number=4111%201111", "/failures?text=4111"] {
         let problem = host.send(get(path)).await.problem(400, "invalid-request");
         assert!(problem["detail"].as_str().unwrap().contains("OUTBOX_REDACT"), "{path}: {problem}");

@@ -64,7 +64,6 @@ mod queue;
 mod rates;
 mod redaction;
 mod renewal;
-mod repeated_names;
 mod retrying;
 mod rollback;
 mod stuck;
