@@ -10,6 +10,9 @@ use oci_spec::distribution::Reference;
 /// How settings write the name of an image.
 const SCHEME: &str = "oci://";
 
+/// The algorithms of digests that people write behind an `@`. Images are named by the first.
+const DIGESTS: [&str; 3] = ["sha256", "sha384", "sha512"];
+
 /// An image in a registry: `oci://HOST[:PORT]/REPOSITORY:TAG`, or `@sha256:…` in place of the tag or after it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ImageReference(Reference);
@@ -80,11 +83,17 @@ impl FromStr for ImageReference {
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         let plain = text.strip_prefix(SCHEME).unwrap_or(text);
         if let Some(rest) = behind_user(plain) {
-            let wanted = "a registry without a user, whose password belongs into OUTBOX_REGISTRY_AUTH_FILE";
+            let wanted = "a registry without a user, whose password belongs into OUTBOX_REGISTRY_AUTH_FILE, and behind an @ \
+                          nothing but a digest";
             return Err(ReferenceError { text: format!("{SCHEME}…@{rest}"), wanted });
         }
         let refused = |wanted| ReferenceError { text: text.to_owned(), wanted };
         let host = plain.split_once('/').map(|(host, _)| host);
+        if plain.starts_with('[') {
+            return Err(refused(
+                "the name or the IPv4 address of a registry, because IPv6 addresses are not supported",
+            ));
+        }
         if !host.is_some_and(|host| host.contains(['.', ':']) || host == "localhost") {
             return Err(refused("the host of a registry first"));
         }
@@ -104,10 +113,16 @@ impl FromStr for ImageReference {
     }
 }
 
-/// What follows a user and a password, as URLs have them before the host. A digest also follows an `@`, and has no `/`.
+/// What follows a user and a password, as URLs have them before the host. A digest also follows an `@`.
 fn behind_user(plain: &str) -> Option<&str> {
     let mut rests = plain.rmatch_indices('@').map(|(at, _)| &plain[at + 1..]);
-    rests.find(|rest| rest.contains('/'))
+    rests.find(|rest| !is_meant_as_digest(rest))
+}
+
+/// Whether a text begins as digests do, right or wrong.
+fn is_meant_as_digest(text: &str) -> bool {
+    let algorithm = text.split_once(':').map(|(algorithm, _)| algorithm);
+    algorithm.is_some_and(|algorithm| DIGESTS.contains(&algorithm)) && !text.contains('/')
 }
 
 /// Whether a text is the number of a port that a server can have.
@@ -157,6 +172,9 @@ mod tests {
             ("localhost:0/web:1", "a port from 1 to 65535"),
             ("localhost:/web:1", "a port from 1 to 65535"),
             ("registry.example:http/web:1", "a port from 1 to 65535"),
+            ("oci://[::1]:5000/web:1", "IPv6 addresses are not supported"),
+            ("[::1]/web:1", "IPv6 addresses are not supported"),
+            ("registry.example/web@stable", "nothing but a digest"),
         ] {
             let err = read(text).unwrap_err().to_string();
             assert!(err.contains(wanted), "{text}: {err}");
@@ -172,6 +190,10 @@ mod tests {
                 assert!(err.contains("OUTBOX_REGISTRY_AUTH_FILE") && err.contains("registry.example/p"), "{err}");
                 assert!(!err.contains("ada") && !err.contains("ter2"), "{err}");
             }
+        }
+        for forgotten in ["oci://ada:hunter2@registry.example", "ada:hunter2@localhost:5000", "ada:hun/ter2@r:5000"] {
+            let err = forgotten.parse::<ImageReference>().unwrap_err().to_string();
+            assert!(err.contains("OUTBOX_REGISTRY_AUTH_FILE") && !err.contains("ter2"), "{err}");
         }
     }
 }

@@ -11,8 +11,12 @@ use outbox_registry::{ImageReference, ReferenceError};
 
 use crate::config::error::ConfigError;
 use crate::config::sources::ResolvedSettings;
+use crate::config::value::shown_value;
 
 const DEFAULT_FOLDER: &str = "./plugins.d";
+
+/// What is told instead of an image that may have a password, of which only a part may be in the word with the mistake.
+const WITHOUT_USERS: &str = "images without users and passwords, which belong into OUTBOX_REGISTRY_AUTH_FILE";
 
 /// Characters of URLs, of lists, of patterns and of the shell. A missing folder with one of them is a misspelt setting.
 const NOT_IN_FOLDERS: [char; 11] = [':', ';', '|', '*', '?', '<', '>', '"', '\'', '$', '~'];
@@ -31,13 +35,12 @@ impl PluginPlaces {
         if Path::new(text).is_dir() {
             return Ok(Self { folder: Some(text.into()), images: Vec::new() });
         }
-        let words = text.split(',').map(str::trim);
-        let (images, folders): (Vec<_>, Vec<_>) = words.partition(|word| ImageReference::is_written_as_image(word));
-        if folders.len() > 1 || folders.contains(&"") {
-            return Err("one folder at most and any number of images, with a comma between two of them".to_owned());
-        }
-        let folder = folders.first().map(|word| folder(word)).transpose()?;
-        Ok(Self { folder, images: different_images(&images)? })
+        let is_image = |word: &&str| ImageReference::is_written_as_image(word.trim());
+        let (images, others): (Vec<_>, Vec<_>) = text.split(',').partition(is_image);
+        let folder = folder_of(&others)?;
+        let has_user = shown_value(text) != text;
+        let images = different_images(&images);
+        Ok(Self { folder, images: images.map_err(|err| if has_user { WITHOUT_USERS.to_owned() } else { err })? })
     }
 
     /// The file of a component in the folder, if there is a folder.
@@ -49,6 +52,15 @@ impl PluginPlaces {
     pub(crate) fn default_manifests(&self) -> &Path {
         self.folder.as_deref().unwrap_or(Path::new(DEFAULT_FOLDER))
     }
+}
+
+/// The folder that the words besides images name. Commas may be in the name of one that is there.
+fn folder_of(words: &[&str]) -> Result<Option<PathBuf>, String> {
+    let name = words.join(",");
+    if !Path::new(name.trim()).is_dir() && (words.len() > 1 || words.iter().any(|word| word.trim().is_empty())) {
+        return Err("one folder at most and any number of images, with a comma between two of them".to_owned());
+    }
+    if words.is_empty() { Ok(None) } else { folder(name.trim()).map(Some) }
 }
 
 /// The folder that a word names. It need not exist, but then nothing else may be meant.
@@ -69,7 +81,7 @@ fn folder(word: &str) -> Result<PathBuf, String> {
 
 /// The images that words name. Errors if two of them have one name.
 fn different_images(words: &[&str]) -> Result<Vec<ImageReference>, String> {
-    let parsed: Result<Vec<ImageReference>, _> = words.iter().map(|word| word.parse()).collect();
+    let parsed: Result<Vec<ImageReference>, _> = words.iter().map(|word| word.trim().parse()).collect();
     let images = parsed.map_err(|err: ReferenceError| format!("the names of images: {err}"))?;
     let mut names = BTreeSet::new();
     match images.iter().find(|image| !names.insert(image.name())) {
@@ -165,12 +177,28 @@ mod tests {
     }
 
     #[test]
+    fn no_part_of_a_password_is_in_what_is_said_to_be_accepted() {
+        for secret in [
+            "oci://ada:hunter7@r.example",
+            "oci://ada:hunter7@r.example:5000",
+            "oci://ada:hunter,7@r.example",
+            "oci://r.example/p:1,oci://ada:hunter/7@r.example",
+            "oci://ada:hunter7@r.example/p:1",
+        ] {
+            let err = PluginPlaces::parse(secret).unwrap_err();
+            assert!(err.contains("OUTBOX_REGISTRY_AUTH_FILE") && !err.contains("hunter"), "{err}");
+        }
+    }
+
+    #[test]
     fn a_folder_need_not_be_there_and_one_that_is_may_have_any_name() {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("a, b: c");
         let folder = |text: &str| PluginPlaces::parse(text).map(|places| places.folder);
         folder(place.to_str().unwrap()).unwrap_err();
         std::fs::create_dir(&place).unwrap();
+        let beside_images = format!("oci://r.example/p:1, {} ,oci://r.example/q:1", place.display());
+        assert_eq!(folder(&beside_images), Ok(Some(place.clone())));
         assert_eq!(folder(place.to_str().unwrap()), Ok(Some(place)));
         assert_eq!(folder("/no/such/plugins.d"), Ok(Some("/no/such/plugins.d".into())));
     }
