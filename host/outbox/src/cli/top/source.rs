@@ -2,7 +2,7 @@
 //!
 //! A store that is not there yet, and a host that does not answer, are tried again at each reading.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,14 +120,25 @@ fn token_for(
     Ok(configured.map(|token| HostToken { token, origin: "OUTBOX_TOKEN" }))
 }
 
-/// Whether a URL leads to the host that listens at an address of this machine.
+/// Whether a URL leads to the host that listens at an address of this machine, and to no other process.
 fn is_at(url: &Uri, listen: SocketAddr) -> bool {
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let address = if host == "localhost" { Some(listen.ip()) } else { host.parse::<IpAddr>().ok() };
-    let is_every = listen.ip().is_unspecified();
-    let is_here = address.is_some_and(|ip| ip == listen.ip() || is_every && ip.is_loopback());
+    let is_here = match host.parse::<IpAddr>() {
+        Ok(ip) => ip == listen.ip() || ip.is_loopback() && is_every_address(listen.ip(), ip.is_ipv4()),
+        Err(_) => host == "localhost" && is_localhost(listen.ip()),
+    };
     let usual = if url.scheme_str() == Some("https") { 443 } else { 80 };
     is_here && url.port_u16().unwrap_or(usual) == listen.port()
+}
+
+/// Whether a host at `ip` is reached at each address of a family. One at `[::]` is reached over IPv4 too.
+fn is_every_address(ip: IpAddr, is_of_v4: bool) -> bool {
+    ip.is_unspecified() && (ip.is_ipv6() || is_of_v4)
+}
+
+/// Whether a host at `ip` is at the addresses that `localhost` stands for. Other addresses of loopback are not among them.
+fn is_localhost(ip: IpAddr) -> bool {
+    ip == IpAddr::from(Ipv4Addr::LOCALHOST) || ip == IpAddr::from(Ipv6Addr::LOCALHOST) || ip.is_unspecified()
 }
 
 /// The URL of the overview of a host. Errors with what can be used instead.
@@ -239,6 +250,9 @@ mod tests {
             ("http://localhost:7070/", "127.0.0.1:7070"),
             ("http://127.0.0.1:7070", "0.0.0.0:7070"),
             ("http://[::1]:7070", "[::]:7070"),
+            ("http://127.0.0.1:7070", "[::]:7070"),
+            ("http://localhost:7070", "0.0.0.0:7070"),
+            ("http://localhost:7070", "[::1]:7070"),
             ("http://10.0.0.7", "10.0.0.7:80"),
         ] {
             assert_eq!(token(url, None, listen), configured, "{url}");
@@ -248,6 +262,13 @@ mod tests {
         {
             assert_eq!(token(url, None, "127.0.0.1:7070"), None, "{url}");
             assert_eq!(token(url, Some(&theirs), "127.0.0.1:7070").as_deref(), Some("token-of-theirs"), "{url}");
+        }
+        for (url, listen) in [
+            ("http://localhost:7070", "10.0.0.7:7070"),
+            ("http://localhost:7070", "127.0.0.2:7070"),
+            ("http://[::1]:7070", "0.0.0.0:7070"),
+        ] {
+            assert_eq!(token(url, None, listen), None, "{url} and {listen}");
         }
         let url = overview_url("http://127.0.0.1:7070").unwrap();
         let missing = token_for(&url, Some(Path::new("none")), None, "127.0.0.1:7070".parse().unwrap());
