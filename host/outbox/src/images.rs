@@ -1,8 +1,9 @@
 //! The images that `OUTBOX_PLUGINS` names: the newest component of each is kept in a folder, which the runtime follows.
 //!
 //! A tag that was moved is a file that was replaced, so generations, canaries, rollbacks and the quarantine are the
-//! runtime's. Each update runs in a task of its own: one that panics has failed. Whatever is wrong with a registry or an image, the component that was kept last stays. This file decides
-//! when an image is pulled, and what is told about it; `folder.rs` keeps the files.
+//! runtime's. Each update runs in a task of its own: one that panics has failed. Whatever is wrong with a registry or an
+//! image, the component that was kept last stays. This file decides when an image is pulled, and what is told about it;
+//! `folder.rs` keeps the files.
 
 mod folder;
 

@@ -194,7 +194,8 @@ impl ImageFolder {
         File::open(&self.dir)?.sync_all()
     }
 
-    /// Deletes the oldest images, and what processes left that ended while they wrote. One that cannot be deleted stays until the next time.
+    /// Deletes the oldest images, and what processes left that ended while they wrote. One that cannot be deleted stays
+    /// until the next time.
     fn prune(&self) {
         let newest = self.newest().map(|digest| folder_name(&digest));
         let old = self.kept().into_iter().filter(|name| Some(name) != newest.as_ref()).skip(KEPT);

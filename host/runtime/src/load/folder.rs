@@ -39,6 +39,15 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
+    /// The present state of a component, its manifest and its signature.
+    pub(crate) fn of(file: &Path, manifest: &Path) -> io::Result<Self> {
+        Ok(Self {
+            wasm: stamp(file)?,
+            manifest: if_exists(stamp(manifest))?,
+            signature: if_exists(stamp(&signature_of(file)))?,
+        })
+    }
+
     /// Whether there is a manifest beside the component.
     pub(crate) fn has_manifest(&self) -> bool {
         self.manifest.is_some()
@@ -104,12 +113,8 @@ impl Folder {
     }
 
     /// The present state of a plugin's files.
-    pub(crate) fn stamp(path: &PluginPath) -> io::Result<Stamp> {
-        Ok(Stamp {
-            wasm: stamp(&path.file)?,
-            manifest: if_exists(stamp(&manifest_of(&path.file)))?,
-            signature: if_exists(stamp(&signature_of(&path.file)))?,
-        })
+    pub(crate) fn stamp(&self, path: &PluginPath) -> io::Result<Stamp> {
+        Stamp::of(&path.file, &self.manifest_of(&path.file))
     }
 
     /// The role whose folder a plugin is in; `None` for the root.
@@ -119,21 +124,33 @@ impl Folder {
 
     /// Reads a plugin's files.
     pub(crate) fn read(&self, path: &PluginPath) -> io::Result<PluginSource> {
-        let mut source = read_source(&path.file)?;
+        let mut source = read_with(&path.file, &self.manifest_of(&path.file))?;
         source.role = self.role_of(path);
         if let Some(image) = self.image_of(&path.file) {
             source.manifest_files.clone_from(&image.manifests);
         }
         Ok(source)
     }
+
+    /// The manifest of a component: of an image, the first of the operator's files that exists. The link beside the
+    /// component leads to the one that a host found last.
+    fn manifest_of(&self, file: &Path) -> PathBuf {
+        let files = self.image_of(file).map_or(&[][..], |image| &image.manifests);
+        let found = files.iter().find(|manifest| manifest.exists()).or(files.last());
+        found.cloned().unwrap_or_else(|| manifest_of(file))
+    }
 }
 
 /// Reads a component with the manifest and the signature beside it. The plugin has no role.
 pub(crate) fn read_source(file: &Path) -> io::Result<PluginSource> {
+    read_with(file, &manifest_of(file))
+}
+
+fn read_with(file: &Path, manifest: &Path) -> io::Result<PluginSource> {
     // One byte more than any manifest allows, so that a component that is too large fails the size check.
     let wasm = read_bounded(file, COMPONENT_MAX + 1)?;
-    let text = |path: PathBuf| {
-        let bytes = if_exists(read_bounded(&path, MANIFEST_MAX))?;
+    let text = |path: &Path| {
+        let bytes = if_exists(read_bounded(path, MANIFEST_MAX))?;
         io::Result::Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     };
     let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -143,9 +160,9 @@ pub(crate) fn read_source(file: &Path) -> io::Result<PluginSource> {
         file: file.to_owned(),
         digest: ComponentDigest::of(&wasm),
         wasm: Arc::new(wasm),
-        manifest: text(manifest_of(file))?,
+        manifest: text(manifest)?,
         manifest_files: vec![manifest_of(file)],
-        signature: text(signature_of(file))?,
+        signature: text(&signature_of(file))?,
     })
 }
 
@@ -267,10 +284,38 @@ mod tests {
             for path in &paths {
                 prop_assert_eq!(path.is_root, path.file.parent() == Some(&root));
                 prop_assert_eq!(folder.read(path).unwrap().digest.as_str().len(), 64);
-                prop_assert_eq!(Folder::stamp(path).unwrap(), Folder::stamp(path).unwrap());
+                prop_assert_eq!(folder.stamp(path).unwrap(), folder.stamp(path).unwrap());
             }
             prop_assert_eq!(paths.into_iter().map(|path| path.file).collect::<BTreeSet<_>>(), expected);
         }
+    }
+
+    #[test]
+    fn the_manifest_of_an_image_is_the_first_file_that_exists_wherever_the_link_leads() {
+        let home = tempfile::tempdir().unwrap();
+        let manifests = ["role/p.toml", "p.toml"].map(|name| home.path().join("manifests").join(name));
+        let dir = home.path().join("current");
+        for folder in [&dir, &home.path().join("manifests/role")] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(dir.join("p.wasm"), "p").unwrap();
+        symlink(&manifests[1], dir.join("p.toml")).unwrap();
+        let path = PluginPath { is_root: true, file: dir.join("p.wasm") };
+        let (name, image) = ("p".to_owned(), "oci://r.example/p:1".to_owned());
+        let image = ImageDir { dir, name, image, manifests: manifests.to_vec() };
+        let cache = LateDir::new(home.path());
+        let folder = Folder { roots: Vec::new(), role: None, images: vec![image], cache };
+        let has = |manifest: Option<&str>| {
+            assert_eq!(folder.read(&path).unwrap().manifest.as_deref(), manifest);
+            assert_eq!(folder.stamp(&path).unwrap().has_manifest(), manifest.is_some());
+        };
+        has(None);
+        fs::write(&manifests[0], "of the role").unwrap();
+        has(Some("of the role"));
+        fs::write(&manifests[1], "general").unwrap();
+        has(Some("of the role"));
+        fs::remove_file(&manifests[0]).unwrap();
+        has(Some("general"));
     }
 
     #[test]

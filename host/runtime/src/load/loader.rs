@@ -1,8 +1,8 @@
 //! Makes a generation from the bytes of a component: every check between a file in the folder and its first item.
 //!
-//! Components are compiled one at a time, small ones first, on a blocking thread. A component runs for the first time when its file has
-//! passed all checks: it describes itself, with everything denied. The loader does not know where a component comes
-//! from or what happens to its generation.
+//! Components are compiled one at a time, small ones first, on a blocking thread. A component runs for the first time
+//! when its file has passed all checks: it describes itself, with everything denied. The loader does not know where a
+//! component comes from or what happens to its generation.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -217,7 +217,7 @@ impl Reloader {
     ) -> ScanResult {
         let file = self.files.entry(path.clone()).or_default();
         file.is_absent = false;
-        let Ok(stamp) = Folder::stamp(&path) else { return ScanResult::Settling };
+        let Ok(stamp) = self.folder.stamp(&path) else { return ScanResult::Settling };
         if file.is_last_loaded(stamp) || file.awaits_manifest(stamp, trigger) || file.is_backing_off(trigger) {
             return ScanResult::Unchanged;
         }

@@ -153,7 +153,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
-    use crate::load::folder::Folder;
+    use crate::load::folder::manifest_of;
     use crate::load::source::PluginPath;
 
     fn content(wasm: &str) -> ContentId {
@@ -165,7 +165,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = PluginPath { is_root: true, file: dir.path().join("p.wasm") };
         std::fs::write(&path.file, "").unwrap();
-        let stamp = Folder::stamp(&path).unwrap();
+        let stamp = Stamp::of(&path.file, &manifest_of(&path.file)).unwrap();
         let mut file = WatchedFile::default();
         let results =
             ["half", "whole", "whole", "whole", "half", "whole"].map(|pending| file.compare(stamp, content(pending)));
@@ -187,7 +187,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = PluginPath { is_root: true, file: dir.path().join("p.wasm") };
         std::fs::write(&path.file, "").unwrap();
-        let (stamp, now) = (Folder::stamp(&path).unwrap(), SystemTime::now());
+        let (stamp, now) = (Stamp::of(&path.file, &manifest_of(&path.file)).unwrap(), SystemTime::now());
         let time = Duration::from_secs(2);
         assert!(!stamp.is_unchanged_for(time, now));
         assert!(stamp.is_unchanged_for(time, now + 2 * time));
