@@ -46,7 +46,7 @@ kept    = $${XDG_CACHE_HOME:-$$HOME/.cache}/outbox-tools/$(1)-$(call pinned,$(1)
 PIP     := python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
 	--root-user-action ignore
 
-.PHONY: help demo demo-roles host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts bench-ready check client-light deny fuzz fmt deploy-check dist dist-check dist-figures libraries ci wasm-target tools clients servers promtool docker-registry cargo-deny cargo-fuzz cargo-zigbuild ziglang kubectl-v35 kubernetes-validate docker-compose minisign debootstrap
+.PHONY: help demo demo-roles host plugins guests reference freeze test test-languages conformance guards soak soak-pooler soak-versions bench-peers bench-counts bench-ready check client-light deny fuzz fmt deploy-check dist dist-check dist-figures dist-twice libraries ci wasm-target tools clients servers promtool docker-registry cargo-deny cargo-fuzz cargo-zigbuild ziglang kubectl-v35 kubernetes-validate docker-compose minisign debootstrap
 
 help:
 	@echo 'make demo       build everything and walk the smoke (ARGS=--exit ends after the walk)'
@@ -72,6 +72,7 @@ help:
 	@echo 'make fuzz       each fuzz target for SECONDS=60'
 	@echo 'make deploy-check  what deploy/ makes for Kubernetes, docker-compose and installers, beside the program'
 	@echo 'make dist       packages of TARGETS="$(TARGETS)" in $(DIST)/, signed with KEY=FILE'
+	@echo 'make dist-twice   builds the packages of the last commit in two folders, and compares their bytes'
 	@echo 'make dist-check   installs the packages of this machine into a bare Debian system, and uses them (as root)'
 	@echo 'make dist-figures  the sizes of the packages, and how soon a host of each is ready (as root)'
 	@echo 'make ci         everything that must be green, and how long each part took'
@@ -317,6 +318,14 @@ dist: host cargo-zigbuild ziglang libraries $(if $(KEY),minisign)
 
 dist-check: debootstrap plugins
 	PYTHONDONTWRITEBYTECODE=1 python3 tests/deploy/bare_root.py $(DIST) $(PLUGINS)
+
+# The names of the folders have different lengths, so that a path that is left in a program shows.
+dist-twice:
+	work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && \
+	for folder in one another; do \
+		git clone --quiet . "$$work/$$folder" && $(MAKE) -C "$$work/$$folder" dist KEY= || exit 1; \
+	done && \
+	diff --recursive --brief "$$work/one/dist" "$$work/another/dist" && echo 'both have the same bytes'
 
 dist-figures: plugins
 	PYTHONDONTWRITEBYTECODE=1 python3 tests/deploy/figures.py $(DIST) $(PLUGINS)

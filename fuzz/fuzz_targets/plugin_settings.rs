@@ -50,6 +50,7 @@ pub(crate) fn of(folder: &Path) -> PluginSettings {
         image_dirs: Vec::new(),
         role: None,
         cache_dir: folder.join("cache"),
+        keeps_in_cache: true,
         attempt_time: Duration::from_mins(1),
         retry: RetryPolicy::default(),
         breaker: BreakerMode::default(),

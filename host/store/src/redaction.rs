@@ -93,7 +93,9 @@ impl Redaction {
         if places.is_empty() {
             return document;
         }
-        places.iter().for_each(|place| collect(&json[place.clone()], values));
+        for place in &places {
+            collect(&json[place.clone()], values);
+        }
         let mark = Value::from(REDACTED).to_string();
         document::with_replaced(json, places.into_iter().map(|place| (place, mark.as_str()))).into_bytes()
     }
