@@ -2,7 +2,7 @@
 //!
 //! Many cockpits that are open cost the store as little as one. This file does not know what a view shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,15 +55,10 @@ impl Glance {
     }
 }
 
-/// The types that plugins serve with a rate, each once. Of several versions, the first that limits claims counts.
+/// The types that plugins serve with a rate, each once.
 fn rated_types(overview: &Overview) -> Vec<RatedType> {
-    let limited = overview.serving_plugins().filter_map(|plugin| Some((&plugin.types, plugin.limits.as_ref()?)));
-    let limited = limited.filter(|(_, limits)| limits.has_claim_limit());
-    let mut types: BTreeMap<&String, &PluginLimits> = BTreeMap::new();
-    for (name, limits) in limited.flat_map(|(types, limits)| types.iter().map(move |name| (name, limits))) {
-        types.entry(name).or_insert(limits);
-    }
-    types.into_iter().filter_map(|(name, limits)| rated(name, limits)).collect()
+    let names: BTreeSet<_> = overview.serving_plugins().flat_map(|plugin| &plugin.types).collect();
+    names.into_iter().filter_map(|name| rated(name, overview.claim_limits_of(name)?)).collect()
 }
 
 fn rated(name: &str, limits: &PluginLimits) -> Option<RatedType> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use outbox_core::saga::SagaOutcome;
-use outbox_core::{PluginState, PluginStatus};
+use outbox_core::{PluginLimits, PluginState, PluginStatus};
 use outbox_item::{Millis, Status, millis};
 
 use crate::engine::backlog::TypeBacklog;
@@ -67,6 +67,13 @@ impl Overview {
     pub fn serving_plugins(&self) -> impl Iterator<Item = &PluginStatus> {
         let plugins = self.live_pods().flat_map(|pod| &pod.plugins);
         plugins.filter(|plugin| plugin.state != PluginState::Draining)
+    }
+
+    /// The limits of the type's claims, where it has some: those of the first version that has some.
+    pub fn claim_limits_of(&self, item_type: &str) -> Option<&PluginLimits> {
+        let of_type = |plugin: &&PluginStatus| plugin.types.iter().any(|known| known == item_type);
+        let mut limits = self.serving_plugins().filter(of_type).filter_map(|plugin| plugin.limits.as_ref());
+        limits.find(|limits| limits.has_claim_limit())
     }
 
     /// The types that a live pod serves, and those in `here`. A version that only finishes its last attempts serves

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use outbox_core::{BreakerState, PluginLimits, PluginStatus};
+use outbox_core::{BreakerState, PluginLimits};
 use outbox_item::Status;
 use outbox_store::{OTHER_TYPES, RateText};
 
@@ -122,18 +122,10 @@ fn rate_in_words(per_second: f64) -> String {
     RateText::of(per_second).in_words()
 }
 
-/// The limits of the type's claims, where it has some: those of the first version that has some. Their rates are the ones
-/// that a [`Glance`] judges.
-pub(super) fn limits_of<'a>(glance: &'a Glance, name: &str) -> Option<&'a PluginLimits> {
-    let of_type = |plugin: &&PluginStatus| plugin.types.iter().any(|known| known == name);
-    let mut limits = glance.overview.serving_plugins().filter(of_type).filter_map(|plugin| plugin.limits.as_ref());
-    limits.find(|limits| limits.has_claim_limit())
-}
-
 /// The limit that holds back the claims of the type now, in words: as many are claimed as may be, or its rate or those of
 /// all keys with due items are used up. How many of a fairness key are claimed is not looked at.
 pub(super) fn reached_limit(glance: &Glance, name: &str) -> Option<String> {
-    let limits = limits_of(glance, name)?;
+    let limits = glance.overview.claim_limits_of(name)?;
     let claimed = items(glance, name, Status::Claimed);
     if let Some(most) = limits.concurrency.filter(|most| claimed >= u64::from(*most)) {
         return Some(at_a_time(most));
@@ -145,7 +137,7 @@ pub(super) fn reached_limit(glance: &Glance, name: &str) -> Option<String> {
 
 /// The rate of the fairness key that holds back its items of the type now, in words.
 pub(super) fn reached_key_limit(glance: &Glance, name: &str, key: &str) -> Option<String> {
-    let rate = limits_of(glance, name)?.rate_per_key?;
+    let rate = glance.overview.claim_limits_of(name)?.rate_per_key?;
     glance.reached.get(name)?.keys.contains(key).then(|| rate_in_words(rate))
 }
 

@@ -8,7 +8,7 @@ use outbox_store::{Pod, StuckEntry, StuckKind};
 
 use crate::answers::{Sight, Visible};
 use crate::glance::Glance;
-use crate::page::types::{claim_limits, limits_of, reached_key_limit, reached_limit};
+use crate::page::types::{claim_limits, reached_key_limit, reached_limit};
 use crate::page::words::{NO_REASON, counted, cut, span};
 
 /// Said in place of a message that the reader may not see.
@@ -102,7 +102,7 @@ fn claimer(item: &Item, glance: &Glance) -> String {
     if let Some(limit) = key.and_then(|key| reached_key_limit(glance, &item.item_type, key)) {
         return format!("the limit of its fairness key: {limit}");
     }
-    match (reached_limit(glance, &item.item_type), limits_of(glance, &item.item_type)) {
+    match (reached_limit(glance, &item.item_type), glance.overview.claim_limits_of(&item.item_type)) {
         (Some(limit), _) => format!("the limit of its type: {limit}"),
         (None, Some(limits)) => format!("a worker, or for a limit of its type: {}", claim_limits(limits).join(", ")),
         (None, None) => "a worker".to_owned(),
