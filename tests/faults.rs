@@ -24,7 +24,8 @@ mod strain;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outbox::store::Store;
+use outbox::item::Status;
+use outbox::store::{Action, Execution, Filter, JobPace, JobState, OperateRequest, Selection, Store};
 
 use crate::support::eventually;
 use crate::support::postgres::Database;
@@ -43,4 +44,27 @@ pub(crate) fn rows_read(database: &Database) -> f64 {
     let sql = "SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE schemaname = 'outbox')
                     + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE schemaname = 'outbox')";
     database.sql(sql).unwrap().parse().unwrap()
+}
+
+/// An action of an operator on all items with this status.
+fn job(action: Action, status: Status) -> OperateRequest {
+    OperateRequest {
+        action,
+        selection: Selection::Filter(Filter { status: vec![status], ..Filter::default() }),
+        actor: "ada@host".into(),
+        reason: None,
+        execution: Execution::Apply,
+    }
+}
+
+/// Runs up to so many batches of a job. Returns how many items it has changed.
+async fn run_job(store: &dyn Store, request: OperateRequest, batches: u32) -> u64 {
+    let mut job = store.start_job(&request, JobPace::default()).await.unwrap().unwrap();
+    for _ in 0..batches {
+        job = store.run_job_batch(job.id).await.unwrap().unwrap();
+        if job.state != JobState::Running {
+            break;
+        }
+    }
+    job.changed
 }

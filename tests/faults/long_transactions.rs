@@ -15,11 +15,9 @@ use outbox::item::{ItemId, Status};
 use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::bench_support::longest_transaction;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
-use outbox::store::{
-    Action, BatchMode, Claim, EffectKeys, Execution, Filter, JobPace, JobState, LeasePolicy, OperateRequest, RatedType,
-    Retention, Selection, Store,
-};
+use outbox::store::{Action, BatchMode, Claim, EffectKeys, LeasePolicy, RatedType, Retention, Store};
 
+use super::{job, run_job};
 use crate::support::postgres::Database;
 use crate::support::{
     Backend, Fixture, TestClock, TestDb, done, eventually, is_soak, item, on_each_backend, report, request,
@@ -154,28 +152,6 @@ fn fill(f: &Fixture, backend: Backend, items: u32) {
         Backend::Postgres => format!("{numbers} {insert}"),
     })
     .unwrap();
-}
-
-fn job(action: Action, status: Status) -> OperateRequest {
-    OperateRequest {
-        action,
-        selection: Selection::Filter(Filter { status: vec![status], ..Filter::default() }),
-        actor: "ada@host".into(),
-        reason: None,
-        execution: Execution::Apply,
-    }
-}
-
-/// Runs up to so many batches of a job. Returns how many items it has changed.
-async fn run_job(store: &dyn Store, request: OperateRequest, batches: u32) -> u64 {
-    let mut job = store.start_job(&request, JobPace::default()).await.unwrap().unwrap();
-    for _ in 0..batches {
-        job = store.run_job_batch(job.id).await.unwrap().unwrap();
-        if job.state != JobState::Running {
-            break;
-        }
-    }
-    job.changed
 }
 
 async fn drain(store: &dyn Store, claims: u32) -> usize {

@@ -10,10 +10,10 @@ use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::bench_support::most_changes;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{
-    Action, BatchMode, Control, ControlRequest, EffectKeys, Execution, ExportPosition, Filter, JobPace, JobState,
-    LeasePolicy, OperateRequest, Retention, Selection, Store,
+    Action, BatchMode, Control, ControlRequest, EffectKeys, Execution, ExportPosition, LeasePolicy, Retention, Store,
 };
 
+use super::{job, run_job};
 use crate::support::{Backend, Fixture, TestClock, TestDb, is_soak, item, on_each_backend, report, request};
 
 on_each_backend! {
@@ -84,24 +84,6 @@ BEGIN
     END LOOP;
 END $$;";
 
-fn job(action: Action, status: Status) -> OperateRequest {
-    OperateRequest {
-        action,
-        selection: Selection::Filter(Filter { status: vec![status], ..Filter::default() }),
-        actor: "ada@host".into(),
-        reason: None,
-        execution: Execution::Apply,
-    }
-}
-
-async fn run_job(store: &dyn Store, request: OperateRequest) -> u64 {
-    let mut job = store.start_job(&request, JobPace::default()).await.unwrap().unwrap();
-    while job.state == JobState::Running {
-        job = store.run_job_batch(job.id).await.unwrap().unwrap();
-    }
-    job.changed
-}
-
 /// Enqueues items: steps of one saga, and items of one ordering key.
 async fn enqueue(store: &dyn Store, items: u64) {
     let new = |n: u64| {
@@ -129,7 +111,7 @@ mod on_each {
         while store.expire_leases(&[]).await.unwrap() > 0 {}
         measured.expect_small("expire");
         let dead = Action::Dead { on_dead: OnDead::Block, lease: LeasePolicy::Break };
-        assert_eq!(run_job(store, job(dead, Status::Pending)).await, items);
+        assert_eq!(run_job(store, job(dead, Status::Pending), u32::MAX).await, items);
         measured.expect_small("dead-letter");
         let unblock = ControlRequest {
             control: Control::Unblock { ordering_key: "line".into() },
@@ -139,13 +121,13 @@ mod on_each {
         };
         assert_eq!(store.control(&unblock).await.unwrap().items.len() as u64, items / 4);
         measured.expect_small("unblock");
-        assert_eq!(run_job(store, job(Action::Restore, Status::Dlq)).await, items);
+        assert_eq!(run_job(store, job(Action::Restore, Status::Dlq), u32::MAX).await, items);
         measured.expect_small("restore");
-        assert_eq!(run_job(store, job(dead, Status::Pending)).await, items);
-        assert_eq!(run_job(store, job(Action::Replay { keys: EffectKeys::Same }, Status::Dlq)).await, items);
+        assert_eq!(run_job(store, job(dead, Status::Pending), u32::MAX).await, items);
+        assert_eq!(run_job(store, job(Action::Replay { keys: EffectKeys::Same }, Status::Dlq), u32::MAX).await, items);
         measured.expect_small("replay");
         import(store, backend).await;
-        assert_eq!(run_job(store, job(dead, Status::Pending)).await, items);
+        assert_eq!(run_job(store, job(dead, Status::Pending), u32::MAX).await, items);
         f.clock.advance(Duration::from_hours(1));
         let briefly = Some(Duration::from_secs(1));
         let retention = Retention { done: briefly, dead: briefly, signals: briefly, ..Retention::default() };
