@@ -11,7 +11,8 @@ use crate::access::rights::{Right, Rights};
 use crate::access::tokens::NamedToken;
 use crate::problem::ApiError;
 
-/// The actor of a request on a host without tokens that names nobody. Its mark is one that no name of a token has.
+/// The actor of a request that names nobody, on a host without tokens. No token can have this name, because of the
+/// parentheses.
 const NO_NAME: &str = "http (no name)";
 
 /// The sender of a request.

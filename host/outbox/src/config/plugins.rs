@@ -15,7 +15,8 @@ use crate::config::value::shown_value;
 
 const DEFAULT_FOLDER: &str = "./plugins.d";
 
-/// What is told instead of an image that may have a password, of which only a part may be in the word with the mistake.
+/// What a message says instead of an image with a user. A password may have commas, so that the text between two commas
+/// may be a part of it.
 const WITHOUT_USERS: &str = "images without users and passwords, which belong into OUTBOX_REGISTRY_AUTH_FILE";
 
 /// Characters of URLs, of lists, of patterns and of the shell. A missing folder with one of them is a misspelt setting.

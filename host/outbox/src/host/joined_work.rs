@@ -1,4 +1,5 @@
-//! Work that is done once at a time for each key, whoever asks for it, and goes on when nobody waits for it any more.
+//! Work that callers ask for by a key. Callers of one key share the work that is under way, which goes on when all of
+//! them have stopped waiting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -26,8 +26,8 @@ struct CompileState {
 }
 
 impl CompileQueue {
-    /// A place in the queue for a component of so many bytes. Larger ones wait until it has compiled or is dropped, also
-    /// while its owner is still busy with something else.
+    /// A place in the queue for a component of so many bytes. Larger components wait until the place is dropped, also
+    /// while its owner still reads or checks the component.
     pub(crate) fn join(self: &Arc<Self>, bytes: usize) -> QueuePlace {
         let mut state = self.state();
         state.last_number += 1;
