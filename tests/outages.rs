@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::postgres::{among, is_ready, write_through};
+use crate::support::clock::offset_by;
 use crate::support::host::HostProcess;
 use crate::support::postgres::{Cluster, Durability, psql};
 use crate::support::stage::{Deployment, ids, write_memory};
@@ -100,12 +101,6 @@ async fn a_standby_that_takes_over_is_found_without_a_restart_and_has_all_that_w
     assert!(acknowledged.len() > 20, "there were writes: {acknowledged:?}");
 }
 
-/// The path of the library that changes a process's clock, as `faketime` reports it.
-fn faketime() -> String {
-    let output = std::process::Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output();
-    String::from_utf8(output.expect("faketime is installed: `make tools`").stdout).unwrap().trim().to_owned()
-}
-
 /// How many minutes the host's clock is ahead of ours. The keys that the host creates begin with its time.
 async fn minutes_off(host: &HostProcess) -> i64 {
     let answer = host.send("POST", "/memory", &[("content-type", "application/json")], r#"{"text":"now"}"#).await;
@@ -124,8 +119,7 @@ async fn hosts_whose_clocks_are_twenty_minutes_apart_share_the_work_and_steal_no
     let plan = deployment.plan.clone().set("OUTBOX_VISIBILITY_SEC", "4").set("OUTBOX_CONCURRENCY", "4");
     let mut hosts = Vec::new();
     for clock in ["+10m", "-10m"] {
-        let plan = plan.clone().set("LD_PRELOAD", &faketime()).set("FAKETIME", clock);
-        hosts.push(plan.set("FAKETIME_DONT_FAKE_MONOTONIC", "1").set("NO_FAKE_STAT", "1").start("serve").await);
+        hosts.push(plan.clone().set_all(offset_by(clock)).start("serve").await);
     }
     assert_eq!((minutes_off(&hosts[0]).await, minutes_off(&hosts[1]).await), (10, -10));
     for number in 0..24 {

@@ -44,6 +44,11 @@ impl HostConfig {
         self
     }
 
+    /// Sets several environment variables.
+    pub(crate) fn set_all(self, settings: Vec<(&str, String)>) -> Self {
+        settings.iter().fold(self, |plan, (name, value)| plan.set(name, value))
+    }
+
     /// From now on a shell script starts the binary. `"$@"` in it are the binary and its arguments.
     pub(crate) fn through(mut self, script: &str) -> Self {
         let path = self.dir.join("start.sh");
@@ -144,8 +149,17 @@ impl HostProcess {
 
     /// The memory that the process uses, in bytes.
     pub(crate) fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory that the process has used so far, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, which: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running host");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
+        let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("Linux says it");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 

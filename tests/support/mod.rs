@@ -1,5 +1,6 @@
 //! Helpers of several test files: stores with a clock that the test moves, and polling with a deadline.
 
+pub(crate) mod clock;
 pub(crate) mod downstream;
 pub(crate) mod guests;
 pub(crate) mod host;

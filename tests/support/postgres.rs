@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::clock::ProcessClock;
 use super::guests::root;
 use super::host::{HostConfig, free_port};
 use super::places;
@@ -48,6 +49,8 @@ pub(crate) struct Cluster {
     pub(crate) dir: PathBuf,
     durability: Durability,
     disk: Disk,
+    /// The clock of the server, which a test moves; `None` for the true one.
+    clock: Option<ProcessClock>,
     watchdog: Mutex<Option<Watchdog>>,
     databases: AtomicU32,
     /// The lock of this process on the server's folder. It marks the folder as in use for other test runs.
@@ -97,6 +100,18 @@ impl Cluster {
         Self::create(durability, Disk::None)
     }
 
+    /// Starts a separate server with a clock of its own, which [`Cluster::clock`] returns.
+    pub(crate) fn with_clock() -> Arc<Self> {
+        let mut cluster = Self::lay(Durability::Hasty, Disk::None);
+        cluster.clock = Some(ProcessClock::in_file(&cluster.dir.join("clock")));
+        cluster.begin()
+    }
+
+    /// The clock of a server that [`Cluster::with_clock`] started.
+    pub(crate) fn clock(&self) -> &ProcessClock {
+        self.clock.as_ref().expect("a server with a clock of its own")
+    }
+
     /// Starts a server whose tablespace `small` has this size.
     pub(crate) fn with_small_disk(size: &'static str) -> Arc<Self> {
         let cluster = Self::create(Durability::Hasty, Disk::Small(size));
@@ -106,14 +121,17 @@ impl Cluster {
     }
 
     fn create(durability: Durability, disk: Disk) -> Arc<Self> {
-        let cluster = Self::lay(durability, disk);
-        cluster
-            .make("initdb", &["-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
-        cluster.run();
-        cluster.sql("postgres", "CREATE ROLE outbox LOGIN").unwrap();
-        cluster.sql("postgres", &format!("CREATE DATABASE {TEMPLATE} OWNER outbox")).unwrap();
-        cluster.migrate();
-        Arc::new(cluster)
+        Self::lay(durability, disk).begin()
+    }
+
+    /// Starts the server for the first time, and makes the template for databases.
+    fn begin(self) -> Arc<Self> {
+        self.make("initdb", &["-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        self.run();
+        self.sql("postgres", "CREATE ROLE outbox LOGIN").unwrap();
+        self.sql("postgres", &format!("CREATE DATABASE {TEMPLATE} OWNER outbox")).unwrap();
+        self.migrate();
+        Arc::new(self)
     }
 
     /// Starts a standby of this server. It answers read-only statements until it is promoted.
@@ -136,7 +154,7 @@ impl Cluster {
             give(dir);
         }
         let (watchdog, databases) = (Mutex::default(), AtomicU32::new(0));
-        Self { port: free_port(), dir, durability, disk, watchdog, databases, _lock: lock }
+        Self { port: free_port(), dir, durability, disk, clock: None, watchdog, databases, _lock: lock }
     }
 
     /// Runs one of PostgreSQL's tools in the server's folder, as the server's owner.
@@ -217,6 +235,7 @@ impl Cluster {
         ];
         let mut command = as_owner("sh", &self.dir);
         command.args(["-c", WATCHDOG, "sh"]);
+        command.envs(self.clock.iter().flat_map(ProcessClock::environment));
         if let Disk::Small(size) = self.disk {
             command.args(ON_SMALL_DISK).args([MOUNT, size]);
         }
