@@ -38,6 +38,7 @@ type CannedAnswer = (u16, Option<u32>);
 pub(crate) struct Ledger {
     received: Mutex<Vec<ReceivedRequest>>,
     answer: Mutex<Option<CannedAnswer>>,
+    body: Mutex<Option<Bytes>>,
     takes: Mutex<Duration>,
 }
 
@@ -59,6 +60,11 @@ impl Ledger {
     /// From now on the pod takes `time` for each request.
     pub(crate) fn take(&self, time: Duration) {
         *self.takes.lock().unwrap_or_else(PoisonError::into_inner) = time;
+    }
+
+    /// From now on the pod's answers have this body.
+    pub(crate) fn answer_with_body(&self, body: &str) {
+        *self.body.lock().unwrap_or_else(PoisonError::into_inner) = Some(Bytes::copy_from_slice(body.as_bytes()));
     }
 
     /// From now on the pod answers every request with this status, and with this `Retry-After` in seconds if given.
@@ -145,5 +151,6 @@ async fn receive(
     let (status, retry_after) = answer.unwrap_or((200, None));
     let retry_after = retry_after.map(|seconds| (RETRY_AFTER, seconds.to_string()));
     let status = StatusCode::from_u16(status).expect("a status that HTTP knows");
-    (status, AppendHeaders(retry_after), r#"{"ok":true}"#).into_response()
+    let body = ledger.body.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    (status, AppendHeaders(retry_after), body.unwrap_or_else(|| r#"{"ok":true}"#.into())).into_response()
 }
