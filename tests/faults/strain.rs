@@ -24,6 +24,7 @@ use traffic::{SOON, Traffic, sized};
 on_each_backend! {
     idle_connections_by_the_thousand_keep_nothing_waiting
     a_host_with_few_descriptors_serves_beside_more_idle_connections_than_it_can_hold
+    a_host_whose_descriptors_run_out_goes_on_as_idle_connections_make_room
     a_log_that_nobody_reads_holds_nothing_up
     a_full_disk_loses_nothing_and_all_goes_on_when_there_is_room
 }
@@ -78,14 +79,14 @@ async fn on_a_small_disk(backend: Backend) -> (Deployment, HostProcess, SmallDis
     match backend {
         Backend::Sqlite => {
             let deployment = Deployment::new().await;
-            let host = on_a_mounted_disk(&deployment).start("serve").await;
+            let host = on_a_mounted_disk(&deployment).set("OUTBOX_CONCURRENCY", "512").start("serve").await;
             let ballast = host.path(&deployment.dir.path().join("small/ballast"));
             (deployment, host, SmallDisk::Sqlite { ballast })
         }
         Backend::Postgres => {
             let database = Arc::new(Cluster::with_small_disk("40m").small_database());
             let deployment = Deployment::on(TestDb::Postgres(Arc::clone(&database))).await;
-            let host = deployment.plan.start("serve").await;
+            let host = deployment.plan.clone().set("OUTBOX_CONCURRENCY", "512").start("serve").await;
             (deployment, host, SmallDisk::Postgres { database })
         }
     }
@@ -132,6 +133,22 @@ mod on_each {
         report(&traffic.all_arrive_once(&deployment).await);
     }
 
+    pub(super) async fn a_host_whose_descriptors_run_out_goes_on_as_idle_connections_make_room(backend: Backend) {
+        let deployment = Deployment::on(TestDb::new(backend)).await;
+        let host = deployment.plan.start("serve").await;
+        let traffic = Traffic::to(&host, 100);
+        let strain = async {
+            // It began with room for a thousand connections.
+            traffic.goes_on(20).await;
+            host.limit_descriptors(100);
+            let _idle = idle_connections(&host, 500).await;
+            traffic.goes_on(sized(100, 5_000)).await;
+        };
+        traffic.during(strain).await;
+        traffic.expect_readiness(&[200]);
+        report(&traffic.all_arrive_once(&deployment).await);
+    }
+
     pub(super) async fn a_log_that_nobody_reads_holds_nothing_up(backend: Backend) {
         let deployment = Deployment::on(TestDb::new(backend)).await;
         let (log, _unread) = unread_log();
@@ -145,7 +162,9 @@ mod on_each {
 
     pub(super) async fn a_full_disk_loses_nothing_and_all_goes_on_when_there_is_room(backend: Backend) {
         let (deployment, host, disk) = on_a_small_disk(backend).await;
-        let traffic = Traffic::to(&host, 8_000);
+        // So that hundreds of items are in flight when the disk becomes full, and are settled then.
+        deployment.vector.ledger.take(Duration::from_secs(2));
+        let traffic = Traffic::to(&host, 8_000).by(4);
         let why = async || host.send("GET", "/readyz", &[], "").await.json()["detail"].to_string();
         let strain = async {
             for _ in 0..sized(1, 5) {

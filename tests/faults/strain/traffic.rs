@@ -15,8 +15,10 @@ use crate::support::{eventually, is_soak};
 /// The limit for everything that a test expects of a strained host.
 pub(super) const SOON: Duration = Duration::from_mins(3);
 
-/// The longest time until a probe is answered. The everyday suite does not check it: the machine is busy with others.
-const PROBE_MAX: Duration = Duration::from_secs(1);
+/// The longest time until a probe is answered. In the everyday suite the machine is busy with other tests.
+fn probe_max() -> Duration {
+    Duration::from_secs(if is_soak() { 1 } else { 10 })
+}
 
 /// How much of something the everyday suite and the soak take.
 pub(super) fn sized(suite: usize, soak: usize) -> usize {
@@ -162,8 +164,10 @@ impl<'a> Traffic<'a> {
         let repeated: Vec<_> = effects.iter().filter(|(_, times)| **times > 1).collect();
         assert!(repeated.is_empty(), "{repeated:?}");
         let (refused, slowest) = (self.refused.get(), self.slowest_probe.get());
-        assert!(!is_soak() || slowest < PROBE_MAX, "the slowest probe took {slowest:?}");
-        let (items, memory) = (acknowledged.len(), self.host.resident() >> 20);
-        format!("{items} items acknowledged, {refused} refused; the slowest probe took {slowest:?}; {memory} MiB")
+        assert!(slowest < probe_max(), "the slowest probe took {slowest:?}");
+        let (items, memory) = (acknowledged.len(), self.host.peak() >> 20);
+        format!(
+            "{items} items acknowledged, {refused} refused; the slowest probe took {slowest:?}; {memory} MiB at most"
+        )
     }
 }

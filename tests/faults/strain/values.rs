@@ -24,7 +24,7 @@ const MESSAGE: usize = 4 << 10;
 const OUTPUT: usize = 16 << 10;
 
 /// The most memory of a host whose worker may hold payloads of 64 MiB, and of a process that moves items.
-const HOST_MAX: u64 = 512 << 20;
+const HOST_MAX: u64 = 256 << 20;
 const MOVE_MAX_KIB: usize = 192 << 10;
 
 const MANIFEST: &str = r#"
