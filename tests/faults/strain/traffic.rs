@@ -162,7 +162,7 @@ impl<'a> Traffic<'a> {
         eventually("every item is settled", SOON, async || self.is_settled().await).await;
         let effects = ledger.effects();
         let repeated: Vec<_> = effects.iter().filter(|(_, times)| **times > 1).collect();
-        assert!(repeated.is_empty(), "{repeated:?}");
+        assert!(repeated.is_empty(), "{repeated:?}\n{}", warnings(deployment));
         let (refused, slowest) = (self.refused.get(), self.slowest_probe.get());
         assert!(slowest < probe_max(), "the slowest probe took {slowest:?}");
         let (items, memory) = (acknowledged.len(), self.host.peak() >> 20);
@@ -170,4 +170,11 @@ impl<'a> Traffic<'a> {
             "{items} items acknowledged, {refused} refused; the slowest probe took {slowest:?}; {memory} MiB at most"
         )
     }
+}
+
+/// What the hosts of a deployment have logged as warnings and errors, the last of it.
+fn warnings(deployment: &Deployment) -> String {
+    let log = std::fs::read_to_string(deployment.dir.path().join("host.log")).unwrap_or_default();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
 }
