@@ -142,7 +142,7 @@ mod on_each {
             traffic.goes_on(20).await;
             host.limit_descriptors(100);
             let _idle = idle_connections(&host, 500).await;
-            traffic.goes_on(sized(100, 5_000)).await;
+            traffic.goes_on(sized(100, 1_000)).await;
         };
         traffic.during(strain).await;
         traffic.expect_readiness(&[200]);
