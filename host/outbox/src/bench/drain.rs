@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use outbox_core::{Handler, SpanSink};
 use outbox_item::NewItem;
 use outbox_store::BatchMode;
-use outbox_worker::{Worker, WorkerSettings};
+use outbox_worker::{Tally, Worker, WorkerSettings};
 
 use crate::bench::engine::{BULK, BenchStore, KeyOrder, Preload, TYPE, items};
 use crate::bench::figures::Rate;
@@ -100,6 +100,7 @@ pub(crate) const DRAIN_SCENARIOS: &[DrainScenario] = &[
 pub(crate) struct RunningWorker {
     stop: CancellationToken,
     running: JoinHandle<()>,
+    tally: Tally,
 }
 
 impl RunningWorker {
@@ -126,7 +127,13 @@ impl RunningWorker {
         };
         let stop = CancellationToken::new();
         let worker = Worker::new(bench_store.store().clone(), Arc::clone(handler), settings).with_spans(spans);
-        Self { running: tokio::spawn(worker.run(stop.clone())), stop }
+        let tally = worker.tally();
+        Self { running: tokio::spawn(worker.run(stop.clone())), stop, tally }
+    }
+
+    /// The number of items that the worker has settled as DONE since the last call. Asks no store.
+    fn newly_done(&self) -> u64 {
+        self.tally.take().iter().map(|row| row.figures.done).sum()
     }
 
     /// Stops the worker and returns when it has ended.
@@ -150,7 +157,7 @@ pub(crate) async fn drain(
     enqueue(bench_store, items).await?;
     let begun = Instant::now();
     let worker = RunningWorker::traced(bench_store, handler, config, spans);
-    wait_for_done(bench_store, &item_type, before, count.into()).await?;
+    wait_for_done(bench_store, &worker, &item_type, before, count.into()).await?;
     let took = begun.elapsed();
     worker.end().await?;
     Ok(Rate { items: count, took }.per_second())
@@ -164,18 +171,28 @@ async fn enqueue(bench_store: &dyn BenchStore, items: Vec<NewItem>) -> anyhow::R
     Ok(())
 }
 
-/// Returns when `count` items more than `before` are DONE. Errors when none is added for [`STALL_TIMEOUT`].
-async fn wait_for_done(bench_store: &dyn BenchStore, item_type: &str, before: u64, count: u64) -> anyhow::Result<()> {
-    let (mut done, mut moved) = (0, Instant::now());
+/// Returns when `count` items more than `before` are DONE. The store is asked only after the worker has settled that
+/// many, so that the question takes no time from the drain. Errors when none is settled for [`STALL_TIMEOUT`].
+async fn wait_for_done(
+    bench_store: &dyn BenchStore,
+    worker: &RunningWorker,
+    item_type: &str,
+    before: u64,
+    count: u64,
+) -> anyhow::Result<()> {
+    let (mut settled, mut done, mut moved) = (0, 0, Instant::now());
     while done < count {
         tokio::time::sleep(POLL_INTERVAL).await;
-        let now = bench_store.done(item_type).await? - before;
-        if now > done {
-            (done, moved) = (now, Instant::now());
+        let newly_done = worker.newly_done();
+        if newly_done > 0 {
+            (settled, moved) = (settled + newly_done, Instant::now());
+        }
+        if settled >= count {
+            done = bench_store.done(item_type).await? - before;
         }
         anyhow::ensure!(
             moved.elapsed() < STALL_TIMEOUT,
-            "only {done} of {count} items of {item_type:?} were DONE: \
+            "only {settled} of {count} items of {item_type:?} were DONE: \
              see `outbox list` on what handlers of this kind answer"
         );
     }
