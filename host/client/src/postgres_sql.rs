@@ -1,6 +1,7 @@
 //! The SQL text that every PostgreSQL driver runs, and the values of its parameters.
 //!
-//! The host runs the same text. This file knows no driver: each driver binds the values itself.
+//! The host binds the same values, and inserts by a function of the schema. This file knows no driver: each driver binds
+//! the values itself.
 
 use serde_json::Error;
 

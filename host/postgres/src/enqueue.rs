@@ -1,13 +1,13 @@
 //! Enqueues items and follow-ups inside the store's own transactions.
 //!
-//! The INSERT of one item and the order of its parameters belong to `outbox_client::postgres_sql`; applications run the
-//! same. This file knows nothing of claims and attempts.
+//! The values of an item and their order belong to `outbox_client::postgres_sql`, whose INSERT applications run. This file
+//! knows nothing of claims and attempts.
 
 use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::Row;
 
-use outbox_client::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, INSERT, InsertRow};
+use outbox_client::postgres_sql::{HAS_CONTENT, IDS_BY_KEY, InsertRow};
 use outbox_core::HostWrites;
 use outbox_item::{ItemId, Millis, NewItem, validate_items};
 use outbox_store::engine::NewAuditEntry;
@@ -210,11 +210,15 @@ async fn insert_one(tx: &impl Query, row: &InsertRow<'_>, now: Option<i64>) -> R
     let InsertRow { ordering_key, fairness_key, delay, .. } = row;
     let first: Values<'_> = &[idem_key, item_type, payload, content_type, headers, metadata];
     let second: Values<'_> = &[cid, saga, ordering_key, fairness_key, delay, &now];
-    tx.rows(INSERT, &[first, second].concat()).await
+    tx.rows(INSERT_ONE, &[first, second].concat()).await
 }
 
-/// [`INSERT`] for many items in one statement, whose parameters are arrays. For one item it would take the server twice
-/// the time of [`INSERT`].
+/// Inserts one item. The parameters are those of `outbox_client::postgres_sql::INSERT`, whose plan an application's driver
+/// keeps. Here no plan is kept between transactions, except in functions of the schema.
+const INSERT_ONE: &str = "SELECT * FROM outbox.insert_item($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+
+/// Inserts many items. The parameters are arrays. For one item it would take the server twice the time of
+/// [`INSERT_ONE`].
 const INSERT_MANY: &str = "\
     INSERT INTO outbox.items (idem_key, type, payload, content_type, headers, metadata, cid, saga,
                               ordering_key, fairness_key, created_at, available_at)
