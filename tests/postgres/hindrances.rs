@@ -88,9 +88,11 @@ async fn a_lease_that_cannot_be_ended_holds_up_no_other() {
          UPDATE outbox.leases SET lease_until = 1",
     )
     .unwrap();
-    let mut ended = 0;
-    while let Ok(count @ 1..) = f.store.expire_leases(&[]).await {
-        ended += count;
+    let (mut ended, mut calls) = (0, 0);
+    while ended < 5 && calls < 10 {
+        // A call fails when it ends none, and when a busy server answers too late.
+        ended += f.store.expire_leases(&[]).await.unwrap_or_default();
+        calls += 1;
     }
     assert_eq!((ended, f.status(ids[0]).await), (5, Status::Claimed));
     f.sql("DROP TRIGGER own ON outbox.attempts").unwrap();

@@ -183,7 +183,9 @@ mod promise {
         let lost = claim(&f, SuspectRoom::Idle, &["mail"], 9).await.claims.remove(0);
         f.store.settle(&lost.reference(), retry(Duration::from_secs(5))).await.unwrap();
         let batch = claim(&f, SuspectRoom::Idle, &["mail"], 9).await;
-        assert_eq!((batch.claims.len(), batch.next_available_in), (0, Some(Duration::from_secs(5))));
+        assert!(batch.claims.is_empty());
+        // Sooner, where the look of this claim did not begin at the start of the queue.
+        assert!(batch.next_available_in.is_some_and(|wait| wait <= Duration::from_secs(5)), "{batch:?}");
         assert_eq!(f.store.overview().await.unwrap().by_status["PENDING"], 1);
     }
 
