@@ -60,8 +60,10 @@ pub(crate) fn lease_items(
     let lease_until = tx.now.saturating_add(terms.lease);
     let lease = NewLease { token, item_type: &terms.item_type, claimed_by: &request.claimed_by, lease_until };
     let mut leased = Vec::with_capacity(items.len());
-    for candidate in candidates(tx, items)? {
-        leased.extend(admit(tx, &lease, terms, request.suspects.budget, candidate)?);
+    for mut candidate in candidates(tx, items)? {
+        if admit(tx, &lease, terms, request.suspects.budget, &mut candidate)? {
+            leased.push(candidate);
+        }
     }
     let ids: Vec<_> = leased.iter().map(|candidate| candidate.item.id).collect();
     let counted: Vec<_> =
@@ -124,31 +126,32 @@ fn read_items(tx: &WriteTx<'_>, taken: &[TakenItem]) -> rusqlite::Result<Vec<Opt
 fn candidate(
     tx: &WriteTx<'_>,
     taken: &TakenItem,
-    DecodedItem { item, defect }: DecodedItem,
+    DecodedItem { mut item, defect }: DecodedItem,
     past: Option<Past>,
 ) -> rusqlite::Result<Candidate> {
     let has_past = taken.has_past || item.available_at != taken.available_at;
     if has_past {
         keep_due_time(tx, taken.id, taken.available_at)?;
     }
-    let item = Item { available_at: taken.available_at, ..with_past(item, past.unwrap_or_default()) };
+    item.available_at = taken.available_at;
+    if let Some(past) = past {
+        add_past(&mut item, past);
+    }
     Ok(Candidate { item, defect, has_past })
 }
 
-fn with_past(item: Item, past: Past) -> Item {
-    Item {
-        attempts: past.attempts,
-        deliveries: past.deliveries,
-        replays: past.replays,
-        effect_generation: past.effect_generation,
-        losses: past.losses,
-        give_backs: past.give_backs,
-        maybe_executed: past.maybe_executed,
-        given_back_since: past.given_back_since,
-        handler_digest: past.handler_digest,
-        last_error: past.last_error,
-        ..item
-    }
+/// Adds to an item that was only enqueued what happened to it since.
+fn add_past(item: &mut Item, past: Past) {
+    item.attempts = past.attempts;
+    item.deliveries = past.deliveries;
+    item.replays = past.replays;
+    item.effect_generation = past.effect_generation;
+    item.losses = past.losses;
+    item.give_backs = past.give_backs;
+    item.maybe_executed = past.maybe_executed;
+    item.given_back_since = past.given_back_since;
+    item.handler_digest = past.handler_digest;
+    item.last_error = past.last_error;
 }
 
 fn drop_id(tx: &WriteTx<'_>, taken: &TakenItem) -> rusqlite::Result<()> {
@@ -156,41 +159,37 @@ fn drop_id(tx: &WriteTx<'_>, taken: &TakenItem) -> rusqlite::Result<()> {
     find_fronts_behind(tx, taken.id)
 }
 
-/// The item as the claim returns it, or `None` when it was dead-lettered.
+/// Makes the item one that the claim returns. Returns false when it dead-lettered the item instead.
 fn admit(
     tx: &mut WriteTx<'_>,
     lease: &NewLease<'_>,
     terms: &ClaimTerms,
     budget: CrashBudget,
-    candidate: Candidate,
-) -> rusqlite::Result<Option<Candidate>> {
-    let item = &candidate.item;
+    Candidate { item, defect, .. }: &mut Candidate,
+) -> rusqlite::Result<bool> {
     if let Some(saga) = &item.saga {
         saga_signals::begin_run_if_none(tx, saga, &item.cid, item.replays)?;
     }
     if !has_attempt_left(terms.max_retries, item.attempts, item.losses) {
-        return dead_letter_exhausted(tx, item, terms.on_dead).map(|()| None);
+        return dead_letter_exhausted(tx, item, terms.on_dead).map(|()| false);
     }
     if budget.is_exhausted(item.losses) {
-        return dead_letter_suspect(tx, item, terms.on_dead).map(|()| None);
+        return dead_letter_suspect(tx, item, terms.on_dead).map(|()| false);
     }
-    let item = claimed(candidate.item, lease, tx.now);
-    match candidate.defect {
-        None => Ok(Some(Candidate { item, ..candidate })),
-        Some(defect) => dead_letter_undecodable(tx, &item, terms.on_dead, defect).map(|()| None),
+    claim_item(item, lease, tx.now);
+    match defect.take() {
+        None => Ok(true),
+        Some(defect) => dead_letter_undecodable(tx, item, terms.on_dead, defect).map(|()| false),
     }
 }
 
-fn claimed(item: Item, lease: &NewLease<'_>, now: Millis) -> Item {
-    Item {
-        status: Status::Claimed,
-        attempts: item.attempts.saturating_add(1).min(COUNT_MAX),
-        deliveries: item.deliveries.saturating_add(1).min(COUNT_MAX),
-        claimed_at: Some(now),
-        claimed_by: Some(lease.claimed_by.to_owned()),
-        lease_until: Some(lease.lease_until),
-        ..item
-    }
+fn claim_item(item: &mut Item, lease: &NewLease<'_>, now: Millis) {
+    item.status = Status::Claimed;
+    item.attempts = item.attempts.saturating_add(1).min(COUNT_MAX);
+    item.deliveries = item.deliveries.saturating_add(1).min(COUNT_MAX);
+    item.claimed_at = Some(now);
+    item.claimed_by = Some(lease.claimed_by.to_owned());
+    item.lease_until = Some(lease.lease_until);
 }
 
 /// Dead-letters an item whose row cannot be read, so that it does not stop the others.

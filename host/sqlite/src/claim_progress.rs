@@ -42,7 +42,11 @@ impl ClaimProgress {
     pub(crate) fn add(&mut self, taken: usize, claims: Vec<Claim>) -> u32 {
         let claimed = count(claims.len());
         self.dropped = self.dropped.saturating_add(count(taken).saturating_sub(claimed));
-        self.batch.claims.extend(claims);
+        if self.batch.claims.is_empty() {
+            self.batch.claims = claims;
+        } else {
+            self.batch.claims.extend(claims);
+        }
         claimed
     }
 }

@@ -15,7 +15,7 @@ use outbox_core::{
     ServedType, Settlement, SpanSink, TracedAttempt,
 };
 use outbox_item::Item;
-use outbox_store::{Claim, Queue, SettleRequest};
+use outbox_store::{ClaimRef, Queue, SettleRequest};
 
 use crate::breaker_news;
 use crate::failure_log::FailureLog;
@@ -27,24 +27,18 @@ use crate::settle::{Settler, decide, exchanges_to_keep};
 use crate::streak::{Progress, Turn};
 use crate::tally::Tally;
 
-/// Everything that an attempt needs except its claim.
-pub(crate) struct AttemptTask {
+/// What all attempts of a worker share.
+#[derive(Clone)]
+pub(crate) struct AttemptContext {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) handler: Arc<dyn Handler>,
-    pub(crate) served_type: Arc<ServedType>,
-    /// The claim. It is in hand until the task ends.
-    pub(crate) in_hand: ItemInHand,
-    /// When the attempt may begin.
-    pub(crate) turn: Turn,
-    /// A moment before the claim was requested.
-    pub(crate) sent: Instant,
     /// Cancelled when the worker waits for no settlement any more.
     pub(crate) gave_up: CancellationToken,
     pub(crate) breakers: Breakers,
     pub(crate) failure_log: Arc<FailureLog>,
     pub(crate) host_faults: Arc<HostFaults>,
     pub(crate) tally: Tally,
-    /// Records the spans of the attempt, if somebody asks for them.
+    /// Records the spans of the attempts, if somebody asks for them.
     pub(crate) spans: Option<Arc<dyn SpanSink>>,
     pub(crate) key_locks: KeyLocks,
     pub(crate) run_permits: Arc<RunPermits>,
@@ -53,13 +47,25 @@ pub(crate) struct AttemptTask {
     pub(crate) permit_freed: Arc<Notify>,
 }
 
+/// Everything that an attempt needs except its item.
+pub(crate) struct AttemptTask {
+    pub(crate) context: Arc<AttemptContext>,
+    pub(crate) served_type: Arc<ServedType>,
+    /// The claim. It is in hand until the task ends.
+    pub(crate) in_hand: ItemInHand,
+    /// When the attempt may begin.
+    pub(crate) turn: Turn,
+    /// A moment before the claim was requested.
+    pub(crate) sent: Instant,
+}
+
 impl AttemptTask {
     /// Makes the attempt and settles the claim.
-    pub(crate) async fn attempt(self, claim: Claim) {
-        let (reference, item) = (claim.reference(), Arc::new(claim.item));
+    pub(crate) async fn attempt(self, claim: ClaimRef, item: Arc<Item>) {
         // Dropped after the settlement: only then may another attempt read the state that this one wrote.
-        let locks = self.key_locks.for_attempt();
-        let trace = self.spans.as_ref().map(|sink| TracedAttempt::new(Arc::clone(sink), Arc::clone(&item), self.sent));
+        let locks = self.context.key_locks.for_attempt();
+        let trace =
+            self.context.spans.as_ref().map(|sink| TracedAttempt::new(Arc::clone(sink), Arc::clone(&item), self.sent));
         let report = self.run(&item, &locks, trace.as_ref()).await;
         let ended = Instant::now();
         self.in_hand.end_attempt();
@@ -69,10 +75,10 @@ impl AttemptTask {
             }
             return self.turn.tell(Progress::GivenBack);
         }
-        let settlement = decide(report.outcome, &item, &self.served_type, &self.host_faults);
+        let settlement = decide(report.outcome, &item, &self.served_type, &self.context.host_faults);
         let failure = settlement.failure().filter(|_| trace.is_some()).cloned();
-        self.failure_log.attempt_settled(&item, &settlement, Instant::now());
-        self.host_faults.attempt_settled(&item, &settlement, Instant::now());
+        self.context.failure_log.attempt_settled(&item, &settlement, Instant::now());
+        self.context.host_faults.attempt_settled(&item, &settlement, Instant::now());
         self.tell_breakers(&settlement).await;
         let request = SettleRequest {
             exchanges: exchanges_to_keep(&settlement, &report.recording),
@@ -82,35 +88,35 @@ impl AttemptTask {
             handler_digest: report.digest.map(String::from),
         };
         let settler = Settler {
-            queue: &*self.queue,
-            key_locks: &self.key_locks,
+            queue: &*self.context.queue,
+            key_locks: &self.context.key_locks,
             served_type: &self.served_type,
-            failure_log: &self.failure_log,
-            host_faults: &self.host_faults,
+            failure_log: &self.context.failure_log,
+            host_faults: &self.context.host_faults,
             item: &item,
             recording: &report.recording,
             in_hand: &self.in_hand,
             turn: &self.turn,
-            gave_up: &self.gave_up,
+            gave_up: &self.context.gave_up,
         };
-        let taken = settler.settle(&reference, request).await;
+        let taken = settler.settle(&claim, request).await;
         if let Some(trace) = trace {
             trace.end(ended, Instant::now(), failure.as_ref(), taken.as_ref().map(Settlement::as_str));
         }
         if let Some(settlement) = taken {
             // The store's time: the claim began at `sent` or a little later.
             let now = item.claimed_at.unwrap_or_default().saturating_add(self.sent.elapsed());
-            self.tally.settled(&item, &settlement, now);
+            self.context.tally.settled(&item, &settlement, now);
         }
     }
 
     async fn tell_breakers(&self, settlement: &Settlement) {
         let ServedType { item_type, breaker, .. } = &*self.served_type;
-        let opened = self.breakers.attempt_settled(&self.served_type, settlement, Instant::now());
+        let opened = self.context.breakers.attempt_settled(&self.served_type, settlement, Instant::now());
         if let Some(policy) = breaker.filter(|_| opened) {
-            breaker_news::type_breaker_opened(&*self.queue, item_type, policy, settlement).await;
+            breaker_news::type_breaker_opened(&*self.context.queue, item_type, policy, settlement).await;
         }
-        breaker_news::tell(&*self.queue, self.breakers.take_news()).await;
+        breaker_news::tell(&*self.context.queue, self.context.breakers.take_news()).await;
     }
 
     /// Waits for the item's turn and a run permit, then runs the handler unless the lease may be lost.
@@ -132,7 +138,7 @@ impl AttemptTask {
         }
         let attempt = self.new_attempt(item, deadline, locks, trace);
         let report = self.handle_in_turn(attempt).await;
-        self.prefetch.attempt_finished(started.elapsed());
+        self.context.prefetch.attempt_finished(started.elapsed());
         report
     }
 
@@ -145,10 +151,10 @@ impl AttemptTask {
         };
         if permit.is_none() && self.in_hand.stop().is_cancelled() {
             // No attempt was shorter than this wait, so the worker claims fewer items ahead, or none.
-            self.prefetch.attempt_finished(self.sent.elapsed());
+            self.context.prefetch.attempt_finished(self.sent.elapsed());
         }
-        if self.prefetch.item_started() {
-            self.permit_freed.notify_one();
+        if self.context.prefetch.item_started() {
+            self.context.permit_freed.notify_one();
         }
         // A permit that an interrupted attempt returned must not start a new attempt.
         permit.filter(|_| !self.in_hand.stop().is_cancelled())
@@ -159,7 +165,7 @@ impl AttemptTask {
         if !self.turn.comes().await {
             return None;
         }
-        let permit = self.run_permits.acquire(&self.served_type).await;
+        let permit = self.context.run_permits.acquire(&self.served_type).await;
         // The settlement before it may have failed during the wait.
         self.turn.comes().await.then_some(permit)
     }
@@ -199,7 +205,7 @@ impl AttemptTask {
 
     async fn handle(&self, attempt: Attempt) -> AttemptReport {
         let deadline = attempt.deadline;
-        let handling = AssertUnwindSafe(self.handler.handle(attempt)).catch_unwind();
+        let handling = AssertUnwindSafe(self.context.handler.handle(attempt)).catch_unwind();
         tokio::select! {
             // The handler first: an attempt that ends at once starts no timer.
             biased;

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -14,13 +13,11 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use outbox_core::{Breakers, CrashBudget, Handler, KeyLocks, Outage, ServedType, SpanSink, SuspectRoom};
 use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, Queue, StoreError, SuspectTerms};
 
-use crate::attempt::AttemptTask;
+use crate::attempt::{AttemptContext, AttemptTask};
 use crate::claim_shares::{ClaimLimits, ClaimShares};
-use crate::failure_log::FailureLog;
-use crate::host_faults::HostFaults;
 use crate::lease_keeper::LeaseKeeper;
-use crate::leases_in_hand::{ItemInHand, LeasesInHand};
-use crate::prefetch::{Prefetch, limits_at_once};
+use crate::leases_in_hand::LeasesInHand;
+use crate::prefetch::limits_at_once;
 use crate::run_permits::RunPermits;
 use crate::streak::Turn;
 use crate::suspects::{PATIENCE_MAX, Suspects};
@@ -59,23 +56,11 @@ const STORE_RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// A worker, ready to run.
 pub struct Worker {
-    queue: Arc<dyn Queue>,
-    handler: Arc<dyn Handler>,
+    attempts: Arc<AttemptContext>,
     settings: WorkerSettings,
     claim_shares: Arc<ClaimShares>,
-    run_permits: Arc<RunPermits>,
-    prefetch: Arc<Prefetch>,
-    permit_freed: Arc<Notify>,
-    key_locks: KeyLocks,
     tasks: TaskTracker,
     leases: LeasesInHand,
-    /// Cancelled when the worker waits for no settlement any more.
-    gave_up: CancellationToken,
-    breakers: Breakers,
-    failure_log: Arc<FailureLog>,
-    host_faults: Arc<HostFaults>,
-    tally: Tally,
-    spans: Option<Arc<dyn SpanSink>>,
     suspects: Mutex<Suspects>,
     claim_outage: Outage,
     last_claim: Mutex<Option<Instant>>,
@@ -84,43 +69,44 @@ pub struct Worker {
 impl Worker {
     /// A worker that claims from `queue` the types that `handler` serves.
     pub fn new(queue: Arc<dyn Queue>, handler: Arc<dyn Handler>, settings: WorkerSettings) -> Self {
-        let claim_shares = ClaimShares::new(settings.concurrency, settings.payload_bytes);
-        let run_permits = RunPermits::new(settings.concurrency);
-        let leases = LeasesInHand::new(settings.lease);
-        let suspects = Mutex::new(Suspects::new());
-        Self {
+        let attempts = AttemptContext {
             queue,
             handler,
-            settings,
-            claim_shares,
-            run_permits,
-            prefetch: Arc::default(),
-            permit_freed: Arc::default(),
-            key_locks: KeyLocks::default(),
-            tasks: TaskTracker::new(),
-            leases,
             gave_up: CancellationToken::new(),
             breakers: Breakers::default(),
             failure_log: Arc::default(),
             host_faults: Arc::default(),
             tally: Tally::default(),
             spans: None,
-            suspects,
+            key_locks: KeyLocks::default(),
+            run_permits: RunPermits::new(settings.concurrency),
+            prefetch: Arc::default(),
+            permit_freed: Arc::default(),
+        };
+        Self {
+            attempts: Arc::new(attempts),
+            claim_shares: ClaimShares::new(settings.concurrency, settings.payload_bytes),
+            tasks: TaskTracker::new(),
+            leases: LeasesInHand::new(settings.lease),
+            suspects: Mutex::new(Suspects::new()),
             claim_outage: Outage::default(),
             last_claim: Mutex::default(),
+            settings,
         }
     }
 
     /// The same worker with the breakers that its handler uses too.
     #[must_use]
-    pub fn with_breakers(self, breakers: Breakers) -> Self {
-        Self { breakers, ..self }
+    pub fn with_breakers(mut self, breakers: Breakers) -> Self {
+        Arc::make_mut(&mut self.attempts).breakers = breakers;
+        self
     }
 
     /// The same worker, which reports the spans of its attempts.
     #[must_use]
-    pub fn with_spans(self, spans: Option<Arc<dyn SpanSink>>) -> Self {
-        Self { spans, ..self }
+    pub fn with_spans(mut self, spans: Option<Arc<dyn SpanSink>>) -> Self {
+        Arc::make_mut(&mut self.attempts).spans = spans;
+        self
     }
 
     /// The leases that the worker has in hand, now and later.
@@ -130,7 +116,7 @@ impl Worker {
 
     /// What the worker settles, now and later.
     pub fn tally(&self) -> Tally {
-        self.tally.clone()
+        self.attempts.tally.clone()
     }
 
     /// Claims and handles items until `stop` is cancelled. Then waits for running attempts for at most the drain time,
@@ -141,7 +127,7 @@ impl Worker {
     /// process would attempt their items too.
     pub async fn run(self, stop: CancellationToken) {
         let leases = self.leases.clone();
-        let keeper = Arc::new(LeaseKeeper::new(Arc::clone(&self.queue), leases.clone()));
+        let keeper = Arc::new(LeaseKeeper::new(Arc::clone(&self.attempts.queue), leases.clone()));
         // A task of its own, so that a busy claim loop delays no renewal.
         let task = Arc::clone(&keeper);
         let keeping = AbortOnDropHandle::new(tokio::spawn(async move { task.run().await }));
@@ -156,17 +142,17 @@ impl Worker {
     }
 
     async fn claim_until_stopped(self, stop: CancellationToken) {
-        let mut store_changes = self.queue.subscribe();
-        let mut handler_changes = self.handler.changes();
+        let mut store_changes = self.attempts.queue.subscribe();
+        let mut handler_changes = self.attempts.handler.changes();
         while !stop.is_cancelled() {
             // Before the claim, so that a change during the claim wakes the loop.
             store_changes.mark_unchanged();
             handler_changes.mark_unchanged();
-            self.failure_log.write_due(Instant::now());
+            self.attempts.failure_log.write_due(Instant::now());
             let mut plan = self.claim_once().await;
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.permit_freed.notified(), if plan.needs_permits() => {}
+                () = self.attempts.permit_freed.notified(), if plan.needs_permits() => {}
                 _ = store_changes.changed() => {}
                 _ = handler_changes.changed() => {}
                 () = plan.elapsed_or_fulfilled() => {}
@@ -182,12 +168,12 @@ impl Worker {
     async fn claim_once(&self) -> WaitPlan {
         // Read before the claim is sent: no lease begins earlier.
         let sent = Instant::now();
-        let host_limit = match self.host_faults.claim_limit(sent) {
+        let host_limit = match self.attempts.host_faults.claim_limit(sent) {
             Ok(limit) => limit,
             Err(pause) => return WaitPlan::of(pause.min(IDLE_MAX)),
         };
-        let served_types: Vec<_> = self.handler.served_types().into_iter().map(Arc::new).collect();
-        self.run_permits.serve(served_types.len());
+        let served_types: Vec<_> = self.attempts.handler.served_types().into_iter().map(Arc::new).collect();
+        self.attempts.run_permits.serve(served_types.len());
         let most = self.most_in_hand();
         if let Some(wait) = self.wait_for_floors(most, sent) {
             return WaitPlan::of(wait);
@@ -203,7 +189,7 @@ impl Worker {
             return WaitPlan::of(IDLE_MAX);
         }
         *self.last_claim() = Some(sent);
-        match self.queue.claim_long_poll(&request).await {
+        match self.attempts.queue.claim_long_poll(&request).await {
             Ok((batch, long_poll)) => {
                 self.report_claim_success();
                 let got_all = reaches_a_limit(&request, &batch);
@@ -252,8 +238,8 @@ impl Worker {
     /// The most items in hand: one for each attempt, and those that are claimed ahead. No more are claimed while more
     /// than half of these still wait.
     fn most_in_hand(&self) -> usize {
-        let ahead = self.prefetch.allowance(self.settings.prefetch, self.settings.concurrency);
-        let enough_waits = ahead > 0 && self.prefetch.waiting() > ahead / 2;
+        let ahead = self.attempts.prefetch.allowance(self.settings.prefetch, self.settings.concurrency);
+        let enough_waits = ahead > 0 && self.attempts.prefetch.waiting() > ahead / 2;
         if enough_waits { 0 } else { self.settings.concurrency + ahead }
     }
 
@@ -302,6 +288,7 @@ impl Worker {
             item_type: served_type.item_type.clone(),
             token: ClaimToken::random(),
             limit: self
+                .attempts
                 .breakers
                 .claim_limit(served_type, self.claim_shares.of_type(&served_type.item_type), now)
                 .min(most),
@@ -322,7 +309,7 @@ impl Worker {
     /// long, and not for a type without retries, whose items would lose their only attempt with the process.
     fn streak(&self, served_type: &ServedType) -> u32 {
         let may_wait = self.settings.prefetch > 0 && served_type.retry.max_retries > 0;
-        if may_wait { served_type.streak.min(self.prefetch.in_sequence()) } else { 1 }
+        if may_wait { served_type.streak.min(self.attempts.prefetch.in_sequence()) } else { 1 }
     }
 
     /// Starts a task for each claim. `sent` is the moment before the claims were requested, with this room.
@@ -344,45 +331,20 @@ impl Worker {
         let (in_hand, turns) = (self.leases.take(&claims, sent), Turn::of_claims(&claims));
         for ((claim, in_hand), turn) in claims.into_iter().zip(in_hand).zip(turns) {
             let Some(served_type) = served_types.get(claim.item.item_type.as_str()) else { continue };
-            self.breakers.item_claimed(served_type);
-            self.host_faults.item_claimed(sent);
-            self.prefetch.item_claimed();
-            let task = self.attempt_task(served_type, in_hand, turn, sent);
-            let claim_permit = self.claim_shares.take(served_type, &claim, &self.permit_freed);
+            self.attempts.breakers.item_claimed(served_type);
+            self.attempts.host_faults.item_claimed(sent);
+            self.attempts.prefetch.item_claimed();
+            let context = Arc::clone(&self.attempts);
+            let task = AttemptTask { context, served_type: Arc::clone(served_type), in_hand, turn, sent };
+            let claim_permit = self.claim_shares.take(served_type, &claim, &self.attempts.permit_freed);
             let suspect = self.suspects().begin(&claim);
+            let (reference, item) = (claim.reference(), Arc::new(claim.item));
             // Boxed, because tokio moves a task several times before it runs and once after it has ended.
             self.tasks.spawn(Box::pin(async move {
                 // Freed in the reverse order: the loop wakes when the suspect is no longer in flight.
                 let (_claim_permit, _suspect) = (claim_permit, suspect);
-                task.attempt(claim).await;
+                task.attempt(reference, item).await;
             }));
-        }
-    }
-
-    fn attempt_task(
-        &self,
-        served_type: &Arc<ServedType>,
-        in_hand: ItemInHand,
-        turn: Turn,
-        sent: Instant,
-    ) -> AttemptTask {
-        AttemptTask {
-            breakers: self.breakers.clone(),
-            failure_log: Arc::clone(&self.failure_log),
-            host_faults: Arc::clone(&self.host_faults),
-            tally: self.tally.clone(),
-            spans: self.spans.clone(),
-            queue: Arc::clone(&self.queue),
-            handler: Arc::clone(&self.handler),
-            served_type: Arc::clone(served_type),
-            in_hand,
-            turn,
-            sent,
-            gave_up: self.gave_up.clone(),
-            key_locks: self.key_locks.clone(),
-            run_permits: Arc::clone(&self.run_permits),
-            prefetch: Arc::clone(&self.prefetch),
-            permit_freed: Arc::clone(&self.permit_freed),
         }
     }
 
@@ -398,7 +360,7 @@ impl Worker {
             if timeout(SETTLE_TIMEOUT, self.tasks.wait()).await.is_err() {
                 tracing::error!(in_flight = self.tasks.len(), "gave up on claims that could not be settled");
             }
-            self.gave_up.cancel();
+            self.attempts.gave_up.cancel();
         }
     }
 }
