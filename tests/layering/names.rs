@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::sources::sources;
 
 /// The names that both engines define, with the reason. Each name means the same thing, implemented on its own driver.
-const PAIRS: [(&str, &str); 9] = [
+const PAIRS: [(&str, &str); 8] = [
     ("BareTable", "the table of items that a benchmark writes without a store, by the driver of each engine"),
-    ("DecodedItem", "an item as read from a row of each driver, with what cannot be decoded"),
     ("DirectStore", "the store without its threads or tasks, for benchmarks of each engine"),
     ("FinishedPlace", "the table of finished items that retention reads, by the names of each engine"),
     ("Group", "the requests of one transaction, by what each engine's statements share"),

@@ -5,8 +5,7 @@
 //! `claim_lines`), in which company a suspect is claimed (`CrashBudget`), nor which item is the front of its ordering key:
 //! the function `outbox.claim` of the schema does.
 
-use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -14,23 +13,22 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use outbox_core::{CrashBudget, Past, SuspectRun, has_attempt_left};
-use outbox_item::{Item, ItemId, Millis};
+use outbox_item::{Item, ItemId};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
 use outbox_store::engine::fair_keys::{LastServed, interleave};
 use outbox_store::engine::store_failures::{crashes_exhausted, retries_exhausted, row_undecodable};
 use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, SuspectTerms};
 
-use crate::claim_end::{ClaimEnd, EndingClaim, write_claim_ends};
+use crate::claim_end::{ClaimEnd, write_claim_ends};
 use crate::claim_limits::{Budgets, budgets, take_tokens};
 use crate::claim_lines::{Line, Lines, count};
 use crate::error::PgError;
 use crate::fair_keys;
 use crate::fair_share::fair_share;
+use crate::leased_rows::{self, LeasedRow};
 use crate::leases::{drop_missing, missing_in};
 use crate::looks::{Look, Looks};
 use crate::past::stored_count;
-use crate::places::OldPlace;
-use crate::rows::{self, COLUMNS, DecodedItem};
 use crate::saga_signals::begin_runs_if_none;
 use crate::tx::{Query as _, Values, WriteTx};
 
@@ -145,15 +143,6 @@ enum ReadResult {
     Settled,
     /// Items were refused, so that others may take their places.
     Refused,
-}
-
-/// An item in a lease of this call.
-struct LeasedRow<'a> {
-    claim: Claim,
-    turn: Option<i64>,
-    terms: &'a ClaimTerms,
-    /// Why its row cannot be read.
-    defect: Option<String>,
 }
 
 impl<'a> ClaimRun<'a> {
@@ -280,7 +269,7 @@ impl<'a> ClaimRun<'a> {
         part: &QueuePart,
     ) -> Result<ReadResult, PgError> {
         let claiming = self.claim_rows(tx, shares, part);
-        let (claimed, leased) = tokio::join!(biased; claiming, leased_rows(tx, self.request));
+        let (claimed, leased) = tokio::join!(biased; claiming, leased_rows::read(tx, self.request));
         self.add_leased(shares, &claimed?, part)?;
         self.sort_out(tx, leased?).await
     }
@@ -347,7 +336,7 @@ impl<'a> ClaimRun<'a> {
         if self.unread() == 0 {
             return Ok(ReadResult::Settled);
         }
-        let leased = leased_rows(tx, self.request).await?;
+        let leased = leased_rows::read(tx, self.request).await?;
         self.sort_out(tx, leased).await
     }
 
@@ -371,7 +360,7 @@ impl<'a> ClaimRun<'a> {
         }
         if !unread.is_empty() {
             self.lines.all.iter_mut().for_each(|line| line.leased.retain(|id| !unread.contains(id)));
-            drop_missing(tx, &missing_in(tx, &tokens(self.request)).await?).await?;
+            drop_missing(tx, &missing_in(tx, &leased_rows::tokens(self.request)).await?).await?;
         }
         Ok(if self.refused.len() > known.len() { ReadResult::Refused } else { ReadResult::Settled })
     }
@@ -411,40 +400,6 @@ fn asked(shares: &[u32]) -> impl Iterator<Item = usize> {
     (0..shares.len()).filter(|line| shares[*line] > 0)
 }
 
-/// The tokens of all leases that the request can create.
-fn tokens(request: &ClaimRequest) -> Vec<i64> {
-    request.tokens().into_iter().map(ClaimToken::get).collect()
-}
-
-/// The items of the request's leases, in the order of the request's types, of their losses, and of their due times. What
-/// follows in a streak comes after its front.
-async fn leased_rows<'a>(tx: &WriteTx<'_>, request: &'a ClaimRequest) -> Result<Vec<LeasedRow<'a>>, PgError> {
-    let sql = format!("SELECT {COLUMNS}, claim_token, turn FROM outbox.claimed_items($1)");
-    let mut found = Vec::new();
-    for row in tx.rows(&sql, &[&tokens(request)]).await? {
-        let token = ClaimToken::new(row.try_get("claim_token")?);
-        let DecodedItem { item, defect } = rows::item(&row)?;
-        let place = request.types.iter().position(|terms| terms.item_type == item.item_type);
-        let place = place.ok_or(PgError::LostRace)?;
-        let (claim, terms) = (Claim { item, token }, &request.types[place]);
-        found.push((place, LeasedRow { claim, turn: row.try_get("turn")?, terms, defect }));
-    }
-    let fronts = fronts(&found);
-    found.sort_by_key(|(place, row)| (*place, row.rank(&fronts)));
-    Ok(found.into_iter().map(|(_, row)| row).collect())
-}
-
-/// Where an item comes in a claim: by its losses, by the due time and the id of the front of its streak, then by its turn.
-type Rank = (Reverse<u32>, Millis, ItemId, Option<i64>, ItemId);
-
-/// The due time and the id of the first item of each ordering key.
-fn fronts(found: &[(usize, LeasedRow<'_>)]) -> HashMap<String, (Millis, ItemId)> {
-    let mut in_line: Vec<_> = found.iter().map(|(_, row)| (row.turn, &row.claim.item)).collect();
-    in_line.sort_by_key(|(turn, item)| Reverse((*turn, item.id)));
-    let keyed = in_line.into_iter().filter_map(|(_, item)| Some((item.ordering_key.clone()?, item)));
-    keyed.map(|(key, item)| (key, (item.available_at, item.id))).collect()
-}
-
 /// The end of the claim on an item that is dead-lettered instead of being handled: no attempt is left, or its row
 /// cannot be read. `None` when it is handled.
 fn refuse(tx: &WriteTx<'_>, row: &LeasedRow<'_>, budget: CrashBudget) -> Result<Option<ClaimEnd>, PgError> {
@@ -482,17 +437,4 @@ fn dead_letter_suspect(tx: &WriteTx<'_>, row: &LeasedRow<'_>) -> ClaimEnd {
     let attempt = AttemptRecord::from_claim(&ClaimedItem { item: &item, claimed_at: tx.now, claimed_by: tx.pod });
     let claim = row.ending(attempt, Past::of(&item));
     ClaimEnd::dead_lettered(claim, row.terms.on_dead, crashes_exhausted(item.losses)).with_history()
-}
-
-impl LeasedRow<'_> {
-    fn rank(&self, fronts: &HashMap<String, (Millis, ItemId)>) -> Rank {
-        let item = &self.claim.item;
-        let front = item.ordering_key.as_ref().and_then(|key| fronts.get(key)).copied();
-        let (due, first) = front.unwrap_or((item.available_at, item.id));
-        (Reverse(item.losses), due, first, self.turn, item.id)
-    }
-
-    fn ending(&self, attempt: AttemptRecord, past: Past) -> EndingClaim {
-        EndingClaim { attempt, past, turn: self.turn, from: OldPlace::Lease(self.claim.token) }
-    }
 }

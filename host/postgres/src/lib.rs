@@ -71,6 +71,7 @@ mod jobs;
 mod key_totals;
 mod known_digests;
 mod late_settlements;
+mod leased_rows;
 mod leases;
 mod listen;
 mod looks;

@@ -171,7 +171,7 @@ async fn find_lost(
 }
 
 fn found_item(row: &Row, now: Millis) -> Result<FoundItem, PgError> {
-    let item = rows::item(row)?.item;
+    let item = rows::item(row)?;
     let place = match item.status {
         Status::Pending => OldPlace::Queue { available_at: item.available_at },
         Status::Claimed => OldPlace::Lease(ClaimToken::new(row.try_get("claim_token")?)),

@@ -49,7 +49,7 @@ pub(crate) async fn get(tx: &impl Query, id: ItemId) -> Result<Option<ItemDetail
     let statement = format!("SELECT {COLUMNS} FROM outbox.status WHERE id = $1");
     let rows = tx.rows(&statement, &[&id.get()]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let item = rows::item(row)?.item;
+    let item = rows::item(row)?;
     let total = "SELECT count(*) FROM outbox.attempts WHERE item_id = $1";
     let total = tx.rows(total, &[&id.get()]).await?;
     let failed_attempts_total = total.first().map_or(Ok(0), |row| unsigned(row, 0))?;

@@ -1,7 +1,9 @@
 //! Reads rows of the view `outbox.status`, decodes columns, and binds the parameters of filters.
 //!
 //! The view shows an item together with the place where it is; this file does not know the places. An item's row is
-//! read tolerantly: a part that cannot be read is a defect beside the item, so that operators can still see the rest.
+//! read tolerantly: a part that cannot be read is empty, so that operators can still see the rest.
+
+use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -20,27 +22,21 @@ pub(crate) const COLUMNS: &str = "id, idem_key, type, payload, content_type, hea
      lease_until, maybe_executed, given_back_since, effects, last_error, done_at, dead_at, result, handler_digest, \
      losses, give_backs, fairness_key";
 
-/// An item, and the first of its parts that could not be read.
-pub(crate) struct DecodedItem {
-    pub(crate) item: Item,
-    pub(crate) defect: Option<String>,
-}
-
-/// Decodes a row that was selected with [`COLUMNS`].
-pub(crate) fn item(row: &Row) -> Result<DecodedItem, PgError> {
-    let mut defects = Vec::new();
-    let item = Item {
+/// Decodes a row that was selected with [`COLUMNS`]. Parts that cannot be read are empty.
+pub(crate) fn item(row: &Row) -> Result<Item, PgError> {
+    let mut ignored = Vec::new();
+    Ok(Item {
         id: ItemId::new(row.try_get(0)?),
         idem_key: row.try_get(1)?,
         item_type: row.try_get(2)?,
         payload: row.try_get(3)?,
         content_type: row.try_get(4)?,
-        headers: json(row.try_get(5)?, "headers", &mut defects),
+        headers: headers(row.try_get(5)?, &mut ignored),
         cid: row.try_get(6)?,
         saga: row.try_get(7)?,
         ordering_key: row.try_get(8)?,
         created_at: time(row, 9)?,
-        metadata: metadata(row.try_get(10)?, &mut defects),
+        metadata: metadata(row.try_get(10)?, &mut ignored),
         status: parse_word(row.try_get(11)?, RowName::new("item", row.try_get(0)?), "status")?,
         attempts: count(row, 12)?,
         deliveries: count(row, 13)?,
@@ -60,8 +56,7 @@ pub(crate) fn item(row: &Row) -> Result<DecodedItem, PgError> {
         losses: count(row, 27)?,
         give_backs: count(row, 28)?,
         fairness_key: row.try_get(29)?,
-    };
-    Ok(DecodedItem { item, defect: defects.into_iter().next() })
+    })
 }
 
 /// The columns that [`summary`] reads: [`COLUMNS`] without the payload and the result, the sizes of both, and about the
@@ -83,7 +78,7 @@ pub(crate) fn summary_columns() -> String {
 pub(crate) fn summary(row: &Row) -> Result<ItemSummary, PgError> {
     let result_bytes = row.try_get::<_, Option<i64>>("result_bytes")?;
     Ok(ItemSummary {
-        item: item(row)?.item,
+        item: item(row)?,
         payload_bytes: u64::try_from(row.try_get::<_, i64>("payload_bytes")?).unwrap_or(0),
         result_bytes: result_bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
     })
@@ -104,15 +99,16 @@ pub(crate) fn count(row: &Row, column: usize) -> Result<u32, PgError> {
     Ok(u32::try_from(row.try_get::<_, i32>(column)?).unwrap_or(0))
 }
 
-fn json<T: DeserializeOwned + Default>(text: &str, name: &str, defects: &mut Vec<String>) -> T {
+/// The headers of an item; empty where they cannot be read, which is a defect.
+pub(crate) fn headers(text: &str, defects: &mut Vec<String>) -> BTreeMap<String, String> {
     serde_json::from_str(text).unwrap_or_else(|err| {
-        defects.push(format!("{name} cannot be read: {err}"));
-        T::default()
+        defects.push(format!("headers cannot be read: {err}"));
+        BTreeMap::new()
     })
 }
 
 /// The metadata of an item; empty where they cannot be read, which is a defect.
-fn metadata(text: &str, defects: &mut Vec<String>) -> Map<String, Value> {
+pub(crate) fn metadata(text: &str, defects: &mut Vec<String>) -> Map<String, Value> {
     exact_object(text).unwrap_or_else(|err| {
         defects.push(format!("metadata cannot be read: {err}"));
         Map::new()

@@ -410,10 +410,11 @@ DECLARE
     marks text[] := CASE WHEN are_shared THEN ARRAY(
         SELECT kind || '/' || sharer FROM unnest(kinds, sharers) WITH ORDINALITY AS wanted (kind, sharer, place)
         ORDER BY place) END;
-    shared_ids bigint[];
+    shared_rows tid[];
     has_busy_keys boolean := false;
     are_busy boolean;
-    found_ids bigint[];
+    -- By their places in the table: they are locked, so that no row moves.
+    found_rows tid[];
     keyed_ids bigint[];
     front_ids bigint[];
     passed_keys text[];
@@ -431,11 +432,11 @@ BEGIN
     LOOP
         began := clock_timestamp();
         IF most_losses > 0 THEN
-            SELECT array_agg(ready.id), array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
-            INTO found_ids, keyed_ids
+            SELECT array_agg(ready.ctid), array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
+            INTO found_rows, keyed_ids
             FROM unnest(kinds, sharers, shares) WITH ORDINALITY AS wanted (kind, sharer, share, place)
                  CROSS JOIN LATERAL (
-                     SELECT id, ordering_key FROM outbox.queue
+                     SELECT ctid, id, ordering_key FROM outbox.queue
                      WHERE type = wanted.kind AND NOT held AND losses > 0 AND available_at <= at
                        AND losses BETWEEN least_losses AND most_losses
                        AND (wanted.sharer IS NULL OR coalesce(fairness_key, '') = wanted.sharer)
@@ -447,11 +448,11 @@ BEGIN
                      LIMIT wanted.share - (SELECT count(*) FROM unnest(taken_places) AS taken WHERE taken = wanted.place)
                      FOR UPDATE SKIP LOCKED) AS ready;
         ELSE
-            SELECT array_agg(ready.id), array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
-            INTO found_ids, keyed_ids
+            SELECT array_agg(ready.ctid), array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
+            INTO found_rows, keyed_ids
             FROM unnest(kinds, sharers, shares, lowest) WITH ORDINALITY AS wanted (kind, sharer, share, lowest, place)
                  CROSS JOIN LATERAL (
-                     SELECT id, ordering_key FROM outbox.queue
+                     SELECT ctid, id, ordering_key FROM outbox.queue
                      WHERE wanted.sharer = '' AND type = wanted.kind AND NOT held AND losses = 0
                        AND fairness_key IS NULL AND available_at BETWEEN wanted.lowest AND at
                        AND (ordering_key IS NULL OR ordering_key <> ALL (skipped_keys) OR id = ANY (skipped_fronts))
@@ -460,21 +461,21 @@ BEGIN
                      FOR UPDATE SKIP LOCKED) AS ready;
         END IF;
         IF are_shared AND most_losses = 0 THEN
-            SELECT array_agg(ready.id), keyed_ids || array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
-            INTO shared_ids, keyed_ids
+            SELECT array_agg(ready.ctid), keyed_ids || array_agg(ready.id) FILTER (WHERE ready.ordering_key IS NOT NULL)
+            INTO shared_rows, keyed_ids
             FROM unnest(kinds, sharers, shares) WITH ORDINALITY AS wanted (kind, sharer, share, place)
                  CROSS JOIN LATERAL (
-                     SELECT id, ordering_key FROM outbox.queue
+                     SELECT ctid, id, ordering_key FROM outbox.queue
                      WHERE type = wanted.kind AND NOT held AND losses = 0 AND fairness_key IS NOT NULL
                        AND fairness_key = wanted.sharer AND available_at <= at
                        AND (ordering_key IS NULL OR ordering_key <> ALL (skipped_keys) OR id = ANY (skipped_fronts))
                      ORDER BY type, fairness_key, available_at, id
                      LIMIT wanted.share - (SELECT count(*) FROM unnest(taken_places) AS taken WHERE taken = wanted.place)
                      FOR UPDATE SKIP LOCKED) AS ready;
-            found_ids := found_ids || shared_ids;
+            found_rows := found_rows || shared_rows;
         END IF;
         looked := looked + (clock_timestamp() - began);
-        EXIT WHEN found_ids IS NULL;
+        EXIT WHEN found_rows IS NULL;
         passed_keys := NULL;
         front_ids := NULL;
         IF keyed_ids IS NOT NULL THEN
@@ -485,7 +486,7 @@ BEGIN
         END IF;
         WITH gone AS (
             DELETE FROM outbox.queue
-            WHERE id = ANY (found_ids) AND (ordering_key IS NULL OR id = ANY (front_ids))
+            WHERE ctid = ANY (found_rows) AND (ordering_key IS NULL OR id = ANY (front_ids))
             RETURNING id, turn, type, again, available_at, ordering_key, fairness_key
         )
         SELECT taken_ids || array_agg(id), taken_turns || array_agg(turn),
@@ -798,6 +799,43 @@ BEGIN
     IF cardinality(keys) > 0 THEN
         PERFORM outbox.find_front(keys, true);
     END IF;
+END $$;
+
+-- What was enqueued of each item in the leases, for the claim that made them. The claim knows the rest of a lease.
+CREATE FUNCTION outbox.claimed_content(tokens bigint[]) RETURNS TABLE (
+    token bigint, kind text, turn bigint, id bigint, idem_key text, payload bytea, content_type text, headers text,
+    metadata text, cid text, saga text, ordering_key text, fairness_key text, created_at bigint, available_at bigint
+) LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    RETURN QUERY
+    SELECT lease.token, lease.type, leased.turn, item.id, item.idem_key::text, item.payload, item.content_type::text,
+           item.headers::text, item.metadata::text, item.cid::text, item.saga::text, item.ordering_key::text,
+           item.fairness_key, item.created_at, item.available_at
+    FROM outbox.leases AS lease
+         CROSS JOIN LATERAL unnest(lease.ids, lease.turns) AS leased (id, turn)
+         JOIN outbox.items AS item ON item.id = leased.id
+    WHERE lease.token = ANY (tokens);
+END $$;
+
+-- What happened to the items in the leases before. Most have no past.
+CREATE FUNCTION outbox.claimed_pasts(tokens bigint[]) RETURNS TABLE (
+    id bigint, attempts integer, deliveries integer, losses integer, replays integer, effects integer,
+    give_backs integer, maybe_executed boolean, given_back_since bigint, last_error text, available_at bigint,
+    handler_digest text
+) LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+    RETURN QUERY
+    SELECT known.id, known.attempts, known.deliveries, known.losses, known.replays, known.effects, known.give_backs,
+           known.maybe_executed, known.given_back_since, known.last_error, known.available_at, handler.digest
+    FROM outbox.leases AS lease
+         CROSS JOIN LATERAL unnest(lease.ids) AS leased (id)
+         JOIN outbox.past AS known ON known.id = leased.id
+         LEFT JOIN outbox.handlers AS handler ON handler.id = known.handler
+    WHERE lease.token = ANY (tokens);
 END $$;
 
 -- The items of leases, as outbox.status shows them.
