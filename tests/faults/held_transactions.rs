@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::postgres::{Cluster, Database};
-use crate::support::{Backend, Fixture, eventually, is_soak, item, on_each_backend, report};
+use crate::support::{Backend, Fixture, TestDb, eventually, is_soak, item, on_each_backend, report};
 use crate::worker::{Scripted, served_type};
 
 on_each_backend! {
@@ -126,6 +126,32 @@ async fn an_application_that_holds_the_key_of_a_followup_repeats_no_effect_and_h
     assert_eq!(repeated, [""; 0]);
     assert_eq!(database.sql("SELECT count(*) FROM outbox.attempts").unwrap(), "0");
     report(&format!("three parents waited for {:?}; {others} others were done meanwhile", hold()));
+}
+
+/// The server says of a connection that reads notifications while it is idle that its transaction began with its last
+/// statement.
+#[tokio::test]
+async fn a_connection_that_only_hears_notifications_is_in_no_old_transaction() {
+    let f = Fixture::new(Backend::Postgres).await;
+    let TestDb::Postgres(database) = &f.test_db else { unreachable!("the fixture is one of PostgreSQL") };
+    let (listener, notifier) = (database.connect().await, database.connect().await);
+    listener.batch_execute("LISTEN many").await.unwrap();
+    let listening_since = tokio::time::Instant::now();
+    while listening_since.elapsed() < Duration::from_secs(4) {
+        let many = notifier.batch_execute("SELECT pg_notify('many', n::text) FROM generate_series(1, 20000) AS n");
+        let look = async {
+            let mut oldest = 0;
+            for _ in 0..20 {
+                oldest = oldest.max(f.store.overview().await.unwrap().oldest_transaction_ms);
+            }
+            oldest
+        };
+        let (notified, oldest) = tokio::join!(many, look);
+        notified.unwrap();
+        let age = listening_since.elapsed().as_millis() / 2;
+        assert!(age < 1_000 || u128::from(oldest) < age, "{oldest} ms");
+    }
+    drop(listener);
 }
 
 mod on_each {

@@ -122,7 +122,7 @@ pub(crate) async fn long_transactions(tx: &impl Query) -> Result<Vec<LongTransac
                (extract(epoch FROM clock_timestamp() - xact_start) * 1000)::bigint
         FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
-          AND xact_start < clock_timestamp() - $1::bigint * interval '1 millisecond'
+          AND state IS DISTINCT FROM 'idle' AND xact_start < clock_timestamp() - $1::bigint * interval '1 millisecond'
         ORDER BY xact_start LIMIT 5";
     let transaction = |row: &Row| {
         Ok(LongTransaction {

@@ -18,11 +18,14 @@ pub(crate) async fn overview(tx: &impl Query, now: Millis) -> Result<Overview, P
     count_unfinished(tx, &mut overview).await?;
     read_counters(tx, &mut overview).await?;
     overview.sum_statuses();
+    // A connection that is idle is in a transaction for a moment when it reads notifications, and the server says of that
+    // one that it began with the last statement of the connection.
     let statement = "SELECT (SELECT coalesce(sum(count), 0)::bigint FROM outbox.leases WHERE lease_until <= $1),
                             (SELECT count(DISTINCT ordering_key) FROM outbox.dead WHERE blocks_key),
                             pg_database_size(current_database()),
                             (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)) * 1000, 0)::bigint
-                             FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid())";
+                             FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+                                  AND state IS DISTINCT FROM 'idle')";
     for row in tx.rows(statement, &[&now.get()]).await? {
         overview.expired_claims = unsigned(&row, 0)?;
         overview.blocked_keys = unsigned(&row, 1)?;
