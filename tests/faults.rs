@@ -20,6 +20,7 @@ mod same_file;
 mod same_server;
 mod small_steps;
 mod strain;
+mod transaction_sampler;
 
 use std::sync::Arc;
 use std::time::Duration;
