@@ -232,9 +232,9 @@ async fn a_batch_of_a_job_reads_no_more_near_the_end_than_at_the_beginning_whate
         plans.database.sql(&skip).unwrap();
         let before = rows_read(&plans.database);
         let job = plans.note("batch", async |store| store.run_job_batch(id).await.unwrap()).await;
-        assert_eq!(job.unwrap().changed, 200);
+        assert_eq!(job.unwrap().changed, 100);
         read.push(rows_read(&plans.database) - before);
         plans.database.sql("UPDATE outbox.jobs SET state = 'DONE', ended_at = began_at").unwrap();
     }
-    assert!(read.iter().all(|read| *read < 12_000), "{read:?}");
+    assert!(read.iter().all(|read| *read < 6_000), "{read:?}");
 }

@@ -149,7 +149,7 @@ async fn a_long_line_in_front_costs_the_others_few_claims() {
          SELECT 'mail', 'k' || n, '', 'k', 0 FROM generate_series(1, 30000) AS n",
     )
     .unwrap();
-    for _ in 0..11 {
+    for _ in 0..101 {
         f.store.claim(&request(&["mail"], 10)).await.unwrap();
     }
     assert_eq!(f.sql("SELECT count(*) FROM outbox.queue WHERE NOT held").unwrap(), "0");

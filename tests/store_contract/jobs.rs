@@ -80,7 +80,7 @@ mod promise {
         dead_items(&f, 0..300).await;
         let job = begin(&f, REPLAY, Status::Dlq, JobPace::default()).await;
         let other = f.second().await;
-        for _ in 0..3 {
+        for _ in 0..4 {
             let (mine, theirs) = tokio::join!(f.store.run_job_batch(job.id), other.run_job_batch(job.id));
             mine.unwrap();
             theirs.unwrap();

@@ -74,9 +74,9 @@ fn entry(row: &Row, item: Option<ItemId>) -> Result<AuditEntry, PgError> {
 }
 
 /// Entries that one transaction stops to keep.
-const PRUNE_ENTRIES: i64 = 500;
+const PRUNE_ENTRIES: i64 = 250;
 /// References from items to such entries that one transaction deletes.
-const PRUNE_REFERENCES: i64 = 2_000;
+const PRUNE_REFERENCES: i64 = 1_000;
 
 /// Deletes a part of the entries from before `before`, the oldest first. The schema refuses to delete an entry that is
 /// still kept, so the first one that is kept is written before. An entry goes after the references to it.

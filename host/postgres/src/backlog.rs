@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Row;
 
 use outbox_item::Millis;
-use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, is_current, is_due, next_count};
+use outbox_store::engine::backlog::{COUNTED_AT_ONCE, TypeBacklog, add_up, is_current, is_due, next_count};
 use outbox_store::{RETRIES_LOOKED_AT, RetriesAhead, StoreError};
 
 use crate::context::PgContext;
@@ -15,6 +15,8 @@ use crate::error::PgError;
 use crate::rows::{time, unsigned};
 use crate::tx::{Query, WriteTx};
 
+/// Blocks of the queue's table that one transaction counts: about 15,000 items, each of which may need a look at its past.
+const PART_BLOCKS: usize = 150;
 /// How long other processes wait for the numbers of a process that counts.
 const COUNT_MAX: Duration = Duration::from_mins(1);
 
@@ -43,9 +45,30 @@ pub(crate) async fn refresh(pg: &PgContext) -> Result<(), StoreError> {
         return Ok(());
     }
     let began = Instant::now();
-    let counted = read!(pg, "counting the queue", |tx| count_all(tx))?;
+    let counted = count_in_parts(pg).await?;
     let took = began.elapsed();
     transact!(pg, "keeping the numbers of the queue", |tx| keep(tx, &counted, next_count(tx.now, took)))
+}
+
+/// Counts the queue part by part, each in a transaction of its own, so that none keeps dead rows from being removed for
+/// long. Rows that move meanwhile may be counted twice or not at all.
+async fn count_in_parts(pg: &PgContext) -> Result<Vec<TypeBacklog>, StoreError> {
+    let blocks = read!(pg, "counting the queue", |tx| blocks(tx))?;
+    let mut parts = Vec::new();
+    for first in (0..blocks).step_by(PART_BLOCKS) {
+        let part = format!(
+            "(SELECT id, type, again FROM outbox.queue WHERE ctid >= '({first},0)' AND ctid < '({},0)')",
+            first.saturating_add(PART_BLOCKS as u64)
+        );
+        parts.extend(read!(pg, "counting the queue", |tx| count(tx, &part))?);
+    }
+    Ok(add_up(parts))
+}
+
+/// The size of the queue's table.
+async fn blocks(tx: &impl Query) -> Result<u64, PgError> {
+    let sql = "SELECT pg_relation_size('outbox.queue') / current_setting('block_size')::bigint";
+    unsigned(tx.rows(sql, &[]).await?.first().ok_or(PgError::LostRace)?, 0)
 }
 
 /// Whether this process is to count the queue. Other processes leave it to this one meanwhile.

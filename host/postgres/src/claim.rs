@@ -40,9 +40,11 @@ pub(crate) use crate::claim_limits::{TypeLimits, read_limits};
 const ROUNDS: usize = 8;
 /// The most items in one lease, whose row must fit into a page of its table.
 pub(crate) const LEASE_MAX: u32 = 250;
+/// The most items that one transaction claims, of all types, so that it stays short. The next claim goes on.
+const CLAIM_MAX: u32 = 400;
 /// Items that one transaction dead-letters because they have no attempt left or cannot be read, so that it stays short.
 /// The next claim goes on.
-const REFUSED_MAX: u32 = 250;
+const REFUSED_MAX: u32 = 100;
 /// Wait before the next claim when another transaction was claiming a type under its limits, or was working on an
 /// ordering key.
 const BUSY_DELAY: Duration = Duration::from_millis(10);
@@ -233,7 +235,8 @@ impl<'a> ClaimRun<'a> {
     fn shares(&mut self, start: usize) -> Vec<u32> {
         let claimed = count(self.lines.leased()).saturating_sub(count(&self.refused));
         let refusable = REFUSED_MAX.saturating_sub(count(&self.refused)).saturating_sub(self.unread());
-        let left = self.request.limit.saturating_sub(claimed).saturating_sub(self.lines.kept_for_quiet());
+        let limit = self.request.limit.min(CLAIM_MAX);
+        let left = limit.saturating_sub(claimed).saturating_sub(self.lines.kept_for_quiet());
         let left = left.min(refusable);
         let wanted: Vec<_> = (0..self.request.types.len()).map(|place| self.wanted(place)).collect();
         self.lines.deal(&fair_share(left, &wanted, start))
@@ -370,7 +373,8 @@ impl<'a> ClaimRun<'a> {
         let Self { request, budgets, look, lines, mut claims, refused, is_more, is_busy, lone_suspect_waits, .. } =
             self;
         let is_lease_full = (0..request.types.len()).any(|place| lines.leased_of(place) >= LEASE_MAX);
-        let is_more = is_more || is_lease_full || count(&refused) >= REFUSED_MAX;
+        let is_full = is_lease_full || count(&claims) >= CLAIM_MAX;
+        let is_more = is_more || is_full || count(&refused) >= REFUSED_MAX;
         take_tokens(tx, &budgets.of_types, &claims).await?;
         self.looks.record_quiet(request, |place| lines.is_quiet(place));
         let mut next_key_in = lines.record_served(request, self.last_served);

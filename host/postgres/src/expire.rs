@@ -7,15 +7,18 @@ use outbox_item::Millis;
 use outbox_store::engine::store_failures::lease_expired;
 use outbox_store::{ClaimToken, StoreError};
 
+use crate::claim::LEASE_MAX;
 use crate::claim_end::{ClaimEnd, write_claim_ends};
 use crate::context::{PgContext, Purpose};
 use crate::error::PgError;
 use crate::leases::{LeasedItem, drop_missing, find_ended, lock_ended};
 use crate::tx::WriteTx;
 
-/// Expired leases that one transaction ends, so that it stays short; the rest follow in the next. A lease holds up to
-/// [`claim::LEASE_MAX`](crate::claim::LEASE_MAX) items.
+/// Expired leases that one transaction looks at. It ends one of them, or several small ones.
 const LEASES_MAX: i64 = 4;
+/// Items of several leases that one transaction makes PENDING, so that it stays short; the rest follow in the next. A
+/// lease alone may have as many.
+const ITEMS_MAX: u32 = LEASE_MAX;
 /// Expired leases that are ended one by one after the end of some of them together failed.
 const SINGLE_LEASES_MAX: i64 = 100;
 
@@ -58,7 +61,7 @@ async fn expire(tx: &mut WriteTx<'_>, latest: Millis, leases: &[ClaimToken]) -> 
     if leases.is_empty() {
         return Ok(0);
     }
-    let ended = lock_ended(tx, tx.now.min(latest), leases).await?;
+    let ended = lock_ended(tx, tx.now.min(latest), leases, ITEMS_MAX).await?;
     drop_missing(tx, &ended.missing).await?;
     let count = u32::try_from(ended.items.len()).unwrap_or(u32::MAX);
     let end = |leased: LeasedItem| {

@@ -29,15 +29,51 @@ impl ItemQuery {
         Self { statuses, condition }
     }
 
+    /// SQL for the ids of the first `limit` items behind `after`, ascending. Each place is read in the order of its ids
+    /// from there on, whatever the statistics say: else the server may begin with the first of all items.
+    pub(crate) fn ids_behind(&self, after: ItemId, limit: u32) -> String {
+        let end = format!("ORDER BY id LIMIT {limit}");
+        let of_status = |status: &Status| {
+            let of_view = format!("SELECT id FROM {} WHERE {}", view_of(*status), self.condition.sql);
+            match place_of(*status) {
+                None => {
+                    format!("(WITH claimed AS MATERIALIZED ({of_view} AND id > {after}) SELECT id FROM claimed {end})")
+                }
+                Some(place) => format!(
+                    "(SELECT item.id FROM (SELECT id AS place FROM {place} WHERE id > {after} ORDER BY id) AS behind
+                      CROSS JOIN LATERAL ({of_view} AND id = behind.place OFFSET 0) AS item
+                      ORDER BY behind.place LIMIT {limit})"
+                ),
+            }
+        };
+        let parts: Vec<_> = self.statuses.iter().map(of_status).collect();
+        format!("SELECT id FROM ({}) AS part {end}", parts.join(" UNION ALL "))
+    }
+
     /// SQL for the first `limit` items in the order of `order`. Each status is read from its own view with its own
     /// limit: the view of all statuses is a union, for which PostgreSQL reads and sorts every item that matches.
     pub(crate) fn first(&self, columns: &str, order: &str, limit: u32) -> String {
         let end = format!("ORDER BY {order} LIMIT {limit}");
         let of_status = |status: &Status| {
-            format!("(SELECT {columns} FROM {} WHERE {} {end})", view_of(*status), self.condition.sql)
+            let all = format!("SELECT {columns} FROM {} WHERE {}", view_of(*status), self.condition.sql);
+            match status {
+                // Leases are few and in no order: else the server may read every item in the order that is wanted.
+                Status::Claimed => format!("(WITH claimed AS MATERIALIZED ({all}) SELECT * FROM claimed {end})"),
+                Status::Pending | Status::Done | Status::Dlq => format!("({all} {end})"),
+            }
         };
         let parts: Vec<_> = self.statuses.iter().map(of_status).collect();
         format!("SELECT * FROM ({}) AS part {end}", parts.join(" UNION ALL "))
+    }
+}
+
+/// The table of the place of the items with this status, where that has a row for each item.
+const fn place_of(status: Status) -> Option<&'static str> {
+    match status {
+        Status::Pending => Some("outbox.queue"),
+        Status::Claimed => None,
+        Status::Done => Some("outbox.done"),
+        Status::Dlq => Some("outbox.dead"),
     }
 }
 
@@ -53,6 +89,20 @@ pub(crate) fn view_of(status: Status) -> &'static str {
 
 /// The ids of the first `limit` items that are wanted, ascending.
 pub(crate) async fn ids(tx: &impl Query, query: &ItemQuery, limit: u32) -> Result<Vec<ItemId>, PgError> {
-    let rows = tx.rows(&query.first("id", "id", limit), &values(&query.condition)).await?;
+    read_ids(tx, query, &query.first("id", "id", limit)).await
+}
+
+/// The ids of the first `limit` items that are wanted behind `after`, ascending. See [`ItemQuery::ids_behind`].
+pub(crate) async fn ids_behind(
+    tx: &impl Query,
+    query: &ItemQuery,
+    after: ItemId,
+    limit: u32,
+) -> Result<Vec<ItemId>, PgError> {
+    read_ids(tx, query, &query.ids_behind(after, limit)).await
+}
+
+async fn read_ids(tx: &impl Query, query: &ItemQuery, statement: &str) -> Result<Vec<ItemId>, PgError> {
+    let rows = tx.rows(statement, &values(&query.condition)).await?;
     rows.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect()
 }

@@ -18,7 +18,7 @@ use outbox_store::{DeadCause, Filter, Job, JobId, JobOutcome, JobPace, JobState,
 
 use crate::context::PgContext;
 use crate::error::PgError;
-use crate::item_query::{ItemQuery, ids};
+use crate::item_query::{ItemQuery, ids_behind};
 use crate::operate::change_batch;
 use crate::rows::{json_column, optional_time, time, unsigned, values};
 use crate::tx::{Query, ReadTx, WriteTx, without_nul};
@@ -123,12 +123,11 @@ async fn next_step(tx: &ReadTx<'_>, id: JobId, now: Millis) -> Result<Option<(Jo
 const IN_ORDER: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off";
 
 async fn next_batch(tx: &ReadTx<'_>, job: &Job) -> Result<JobBatch, PgError> {
-    let mut query = ItemQuery::new(&job.filter);
-    query.condition.and("id > ?", Some(job.scanned_up_to));
+    let mut query = ItemQuery::with(&job.filter, SqlFilter::one_by_one(&job.filter));
     query.condition.and("id <= ?", Some(job.last_id));
     query.condition.and("epoch < ?", Some(job.id));
     tx.set(IN_ORDER).await?;
-    let looked_at = ids(tx, &query, job.batch_size()).await?;
+    let looked_at = ids_behind(tx, &query, job.scanned_up_to, job.batch_size()).await?;
     let mut matching = content::retain(tx, &job.filter, looked_at.clone()).await?;
     matching.truncate(job.untried());
     Ok(JobBatch { looked_at, matching })

@@ -10,6 +10,7 @@ use outbox_store::engine::attempt_record::{AttemptRecord, is_alert};
 use outbox_store::{ClaimRef, ClaimToken};
 
 use crate::error::PgError;
+use crate::past::stored_count;
 use crate::rows::numbers;
 use crate::tx::{Query, WriteTx};
 use crate::{ordering, past};
@@ -91,10 +92,16 @@ pub(crate) async fn find_ended(
     rows.iter().map(|row| Ok(ClaimToken::new(row.try_get(0)?))).collect()
 }
 
-/// Locks those of the leases that have still run out at `by`, but none that another transaction has locked.
-pub(crate) async fn lock_ended(tx: &WriteTx<'_>, by: Millis, leases: &[ClaimToken]) -> Result<EndedLeases, PgError> {
-    let sql = "SELECT * FROM outbox.lock_ended($1, $2)";
-    ended(&tx.rows(sql, &[&by.get(), &token_numbers(leases)]).await?)
+/// Locks those of the leases that have still run out at `by`, but none that another transaction has locked. Returns what
+/// is in one of them, or in several that have at most so many items together.
+pub(crate) async fn lock_ended(
+    tx: &WriteTx<'_>,
+    by: Millis,
+    leases: &[ClaimToken],
+    most: u32,
+) -> Result<EndedLeases, PgError> {
+    let sql = "SELECT * FROM outbox.lock_ended($1, $2, $3)";
+    ended(&tx.rows(sql, &[&by.get(), &token_numbers(leases), &stored_count(most)]).await?)
 }
 
 fn token_numbers(tokens: &[ClaimToken]) -> Vec<i64> {

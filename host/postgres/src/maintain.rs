@@ -18,7 +18,7 @@ use crate::context::PgContext;
 use crate::error::PgError;
 use crate::ordering;
 use crate::rows::{numbers, time};
-use crate::tx::{Query, WriteTx};
+use crate::tx::{BY_INDEX, Query, ReadTx, WriteTx};
 use crate::{audit, backlog, history};
 
 /// Signals that one transaction reads for deletion.
@@ -44,8 +44,7 @@ pub(crate) async fn run_maintenance(
     // The DLQ first: what it deletes lets other items of ordering keys go on.
     let items = prune_old(store, &DEAD, &store.dead_look, retention.dead, ITEMS_MAX).await?;
     let items = items + prune_old(store, &DONE, &store.done_look, retention.done, ITEMS_MAX - items).await?;
-    let signals =
-        if retention == Retention::default() { 0 } else { transact!(pg, "pruning", |tx| prune_others(tx, retention))? };
+    let signals = prune_others(pg, retention).await?;
     let changed = operate_flow::run_due_jobs(store, log_failed_job).await?;
     Ok(MaintenanceReport { changed, items: items as u64, signals, is_more: items >= ITEMS_MAX })
 }
@@ -82,7 +81,7 @@ async fn prune_old(
 
 /// The finished items after the position, in the order in which they were finished, at most [`ROWS_MAX`].
 async fn finished_items(
-    tx: &impl Query,
+    tx: &ReadTx<'_>,
     FinishedPlace { table, finished_at }: &FinishedPlace,
     before: Millis,
     (at, id): Position,
@@ -93,6 +92,7 @@ async fn finished_items(
          WHERE (finished.{finished_at}, finished.id) > ($2, $3) AND finished.{finished_at} < $1
          ORDER BY finished.{finished_at}, finished.id LIMIT {ROWS_MAX}"
     );
+    tx.set(BY_INDEX).await?;
     let read = |row: &Row| {
         let position = (time(row, 1)?, ItemId::new(row.try_get(0)?));
         Ok(FinishedItem { position, is_free: row.try_get(2)? })
@@ -101,18 +101,16 @@ async fn finished_items(
 }
 
 /// Deletes old signals, jobs, audit entries and rows of the history. Returns how many signals it deleted.
-async fn prune_others(tx: &WriteTx<'_>, retention: Retention) -> Result<u64, PgError> {
-    let before = |age: Duration| tx.now.saturating_sub(age);
+async fn prune_others(pg: &PgContext, retention: Retention) -> Result<u64, StoreError> {
     if let Some(age) = retention.audit {
-        audit::prune(tx, before(age)).await?;
+        transact!(pg, "pruning the audit trail", |tx| audit::prune(tx, tx.now.saturating_sub(age)))?;
     }
     if let Some(age) = retention.history {
-        history::prune(tx, before(age)).await?;
+        transact!(pg, "pruning the history", |tx| history::prune(tx, tx.now.saturating_sub(age)))?;
     }
-    let Some(before) = retention.signals.map(before) else { return Ok(0) };
-    prune_jobs(tx, before).await?;
-    prune_alerts(tx, before).await?;
-    prune_signals(tx, before).await
+    let Some(age) = retention.signals else { return Ok(0) };
+    transact!(pg, "pruning jobs and alerts", |tx| prune_jobs_and_alerts(tx, tx.now.saturating_sub(age)))?;
+    transact!(pg, "pruning signals", |tx| prune_signals(tx, tx.now.saturating_sub(age)))
 }
 
 /// Where finished items are.
@@ -170,18 +168,25 @@ fn ids_of(rows: &[Row]) -> Result<Vec<ItemId>, PgError> {
     rows.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect()
 }
 
-/// SQL that tells whether no run of a saga keeps the `item`.
-const IS_FREE: &str = "(item.saga IS NULL OR NOT EXISTS (
-         SELECT 1 FROM outbox.saga_open AS open WHERE open.saga = item.saga AND open.cid = item.cid)
-     AND NOT EXISTS (
-         SELECT 1 FROM outbox.sagas AS run
-         WHERE run.saga = item.saga AND run.cid = item.cid AND coalesce(run.ended_at, $1) >= $1))";
+/// SQL that tells whether no run of a saga keeps the `item`. Single rows, because the server may answer whether there are
+/// any by reading the whole table.
+const IS_FREE: &str = "(item.saga IS NULL OR (
+         SELECT open.id FROM outbox.saga_open AS open WHERE open.saga = item.saga AND open.cid = item.cid
+         ORDER BY open.saga, open.cid, open.id LIMIT 1) IS NULL
+     AND (
+         SELECT run.run FROM outbox.sagas AS run
+         WHERE run.saga = item.saga AND run.cid = item.cid AND coalesce(run.ended_at, $1) >= $1) IS NULL)";
 
 /// Deletes old signals. Reads the oldest numbers only, because numbers ascend with time. Returns how many it deleted.
 async fn prune_signals(tx: &WriteTx<'_>, before: Millis) -> Result<u64, PgError> {
     let delete = "DELETE FROM outbox.signals
                   WHERE ts < $1 AND seq IN (SELECT seq FROM outbox.signals ORDER BY seq LIMIT $2) RETURNING seq";
     Ok(tx.rows(delete, &[&before.get(), &PRUNE_SIGNALS]).await?.len() as u64)
+}
+
+async fn prune_jobs_and_alerts(tx: &WriteTx<'_>, before: Millis) -> Result<(), PgError> {
+    prune_jobs(tx, before).await?;
+    prune_alerts(tx, before).await
 }
 
 /// Deletes finished jobs. Reads the oldest only. The newest job stays, because the places of items refer to its

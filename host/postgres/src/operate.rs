@@ -145,9 +145,10 @@ async fn find(tx: &impl Query, ids: &[ItemId], now: Millis) -> Result<HashMap<It
                  WHERE last.item_id = item.id AND last.code = $2 AND last.class = 'operator'
                    AND last.delivery = (SELECT max(delivery) FROM outbox.attempts WHERE item_id = item.id)
              ) AS dead_by_operator,
-             status IN ('DONE', 'DLQ') AND EXISTS (
-                 SELECT 1 FROM outbox.saga_open AS open WHERE open.saga = item.saga AND open.cid = item.cid
-             ) AS saga_is_open
+             status IN ('DONE', 'DLQ') AND (
+                 SELECT open.id FROM outbox.saga_open AS open WHERE open.saga = item.saga AND open.cid = item.cid
+                 ORDER BY open.saga, open.cid, open.id LIMIT 1
+             ) IS NOT NULL AS saga_is_open
          FROM outbox.items_of($1) AS item",
         rows::without_payload()
     );

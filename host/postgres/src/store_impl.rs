@@ -79,8 +79,12 @@ impl Queue for PostgresStore {
     }
 
     async fn abandon(&self, tokens: &[ClaimToken]) -> Result<u32, StoreError> {
-        let pg = &*self.pg;
-        transact!(pg, Purpose::Work, "giving back an unanswered claim", |tx| abandon::abandon(tx, tokens))
+        let (pg, mut items) = (&*self.pg, 0);
+        for token in tokens {
+            items +=
+                transact!(pg, Purpose::Work, "giving back an unanswered claim", |tx| abandon::abandon(tx, *token))?;
+        }
+        Ok(items)
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<RenewedLease>, StoreError> {
@@ -371,5 +375,9 @@ impl Transfer for PostgresStore {
     async fn import(&self, records: Vec<Record>, execution: Execution) -> Result<ImportReport, StoreError> {
         let (pg, records) = (&*self.pg, &records[..]);
         transact!(pg, "importing records", |tx| transfer::import(tx, records, execution))
+    }
+
+    fn import_size(&self) -> usize {
+        transfer::IMPORT_SIZE
     }
 }

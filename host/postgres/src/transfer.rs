@@ -25,6 +25,8 @@ use crate::places::{self, OldPlace, PlaceChange};
 use crate::record_columns::{insert, rows};
 use crate::tx::{Query, Values, WriteTx, without_nul};
 
+/// Records of one import: each takes about ten round trips.
+pub(crate) const IMPORT_SIZE: usize = 8;
 /// The sequence of the ids.
 const IDS: &str = "outbox.items_id_seq";
 /// The sequence of the places in the lines of ordering keys.

@@ -15,7 +15,7 @@ use crate::filter::Filter;
 use crate::ids::JobId;
 
 /// Items that one transaction changes at most. Small, to keep write transactions short.
-pub const BATCH_SIZE: u32 = 200;
+pub const BATCH_SIZE: u32 = 100;
 
 /// Wait of a caller before the next batch of a job that another process is working on.
 pub const OTHER_PROCESS_PAUSE: Duration = Duration::from_millis(20);

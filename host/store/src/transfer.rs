@@ -29,6 +29,11 @@ pub trait Transfer: Send + Sync + 'static {
     /// the same in every column, is left alone, so that an import can be repeated, and a dry run afterwards verifies
     /// it. Errors with [`StoreError::Conflict`] when another item has an id or a key.
     async fn import(&self, records: Vec<Record>, execution: Execution) -> Result<ImportReport, StoreError>;
+
+    /// How many records a caller gives to one [`Transfer::import`], so that its transaction stays short.
+    fn import_size(&self) -> usize {
+        200
+    }
 }
 
 /// One moment of a store, which stays readable until this is dropped.

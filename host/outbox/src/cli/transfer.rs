@@ -19,7 +19,7 @@ use serde_json::json;
 use outbox_item::{ItemId, Status};
 use outbox_store::{Control, ControlRequest, Execution, IMPORT_PAUSE_REASON, JobState, Record, Store, StoreError};
 
-use self::export_file::{EXPORT_PAUSE_REASON, PAGE_SIZE, read_summary, records_of, write};
+use self::export_file::{EXPORT_PAUSE_REASON, read_summary, records_of, write};
 use crate::cli::arguments::{AuditArgs, execution};
 use crate::cli::context::Context;
 use crate::cli::output::count;
@@ -168,7 +168,7 @@ impl ImportRun<'_> {
         let mut progress = ProgressBar::new(what, self.records);
         let (mut left, mut created) = (self.records, 0);
         while left > 0 {
-            let page_size = left.min(PAGE_SIZE.into());
+            let page_size = left.min(self.store.import_size() as u64);
             let mut records = Vec::new();
             for record in file.by_ref().take(usize::try_from(page_size)?) {
                 let record = record?;

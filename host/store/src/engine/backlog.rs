@@ -3,6 +3,7 @@
 //! A short queue is counted whenever somebody asks. A long one is counted by the upkeep of the hosts, in a small part of
 //! their time, and those who ask get the numbers that the upkeep kept. This file knows no statement.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use outbox_item::Millis;
@@ -32,6 +33,22 @@ pub struct TypeBacklog {
     pub retrying: u64,
     /// When the oldest of them was enqueued.
     pub oldest_at: Millis,
+}
+
+/// The numbers of a queue that was counted part by part.
+pub fn add_up(parts: Vec<TypeBacklog>) -> Vec<TypeBacklog> {
+    let mut types: BTreeMap<String, TypeBacklog> = BTreeMap::new();
+    for part in parts {
+        match types.get_mut(&part.item_type) {
+            Some(known) => {
+                known.waiting += part.waiting;
+                known.retrying += part.retrying;
+                known.oldest_at = known.oldest_at.min(part.oldest_at);
+            }
+            None => drop(types.insert(part.item_type.clone(), part)),
+        }
+    }
+    types.into_values().collect()
 }
 
 /// When the queue is to be counted again, after a count that began at `now` and took this long.
@@ -81,6 +98,16 @@ mod tests {
         let next_at = Millis::new(10_000);
         assert!(is_current(next_at, Millis::new(5_000)) && is_current(next_at, Millis::new(70_000)));
         assert!(!is_current(next_at, Millis::new(70_001)));
+    }
+
+    #[test]
+    fn the_parts_of_a_queue_add_up_by_type() {
+        let of = |name: &str, waiting, retrying, oldest_at| {
+            let (item_type, oldest_at) = (name.to_owned(), Millis::new(oldest_at));
+            TypeBacklog { item_type, waiting, retrying, oldest_at }
+        };
+        let parts = vec![of("mail", 3, 1, 70), of("push", 1, 0, 10), of("mail", 4, 2, 50), of("mail", 1, 0, 60)];
+        assert_eq!(add_up(parts), [of("mail", 8, 3, 50), of("push", 1, 0, 10)]);
     }
 
     #[test]

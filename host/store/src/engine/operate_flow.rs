@@ -15,7 +15,7 @@ use crate::operate::{Operate, OperateReport, OperateRequest, Selection};
 use crate::plugin_data::{ClearStateRequest, StateTotal};
 
 /// Batches of each job in one piece of maintenance. Few, so that no job delays the others for long.
-const JOB_BATCHES: usize = 10;
+const JOB_BATCHES: usize = 20;
 
 /// Keys of a plugin's state that one transaction removes, so that it stays short.
 pub const CLEARED_KEYS: u32 = 200;

@@ -12,7 +12,7 @@ pub const ROWS_MAX: u32 = 5_000;
 /// Items that one piece of maintenance deletes.
 pub const ITEMS_MAX: usize = 500;
 /// Items that one transaction deletes, each with everything that belongs to it.
-pub const STEP_ITEMS: usize = 100;
+pub const STEP_ITEMS: usize = 50;
 
 /// The item after which a look begins: the time at which it was finished, and its id.
 pub type Position = (Millis, ItemId);

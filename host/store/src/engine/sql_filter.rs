@@ -92,6 +92,12 @@ impl SqlFilter {
         Self::with_unindexed(filter, &[OUT_OF_ID_ORDER, &["idem_key"]].concat())
     }
 
+    /// The items that match the filter, for a reader that looks at one item after the other by its id: no other index may
+    /// be used.
+    pub fn one_by_one(filter: &Filter) -> Self {
+        Self::with_unindexed(filter, &["type", "fingerprint", "saga", "ordering_key", "idem_key"])
+    }
+
     /// A column is an expression where no index of it may be used.
     fn with_unindexed(filter: &Filter, unindexed: &[&str]) -> Self {
         let mut condition = Self::all();
