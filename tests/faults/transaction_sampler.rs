@@ -1,7 +1,6 @@
 //! The longest transactions that hosts have on a server, looked at from outside each millisecond or two.
 //!
-//! It knows what each of them did with its time: which statements ran, and how long the server waited for the host or
-//! for the disk.
+//! It knows what each of them did with its time: which statements ran, and what the server waited for.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,7 +20,8 @@ const RUNNING: &str = "SELECT pid, (extract(epoch FROM xact_start) * 1000000)::b
         (extract(epoch FROM clock_timestamp() - xact_start) * 1000000)::bigint, backend_xid IS NOT NULL,
         CASE WHEN state <> 'active' THEN 'the host, after ' WHEN wait_event_type = 'Client' THEN ''
              ELSE coalesce(wait_event || ' in ', '') END || left(query, 60),
-        coalesce(wait_event_type = 'IO' OR wait_event_type = 'LWLock' AND wait_event LIKE 'WAL%', false)
+        coalesce(wait_event_type = 'IO' OR wait_event_type = 'LWLock' AND wait_event LIKE 'WAL%'
+                 OR wait_event_type = 'Lock' AND wait_event = 'relation', false)
     FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'outbox' AND xact_start IS NOT NULL AND state <> 'idle'";
 
@@ -38,14 +38,14 @@ pub(crate) struct Sampler {
 #[derive(Clone, Default)]
 pub(crate) struct Transaction {
     lasted: Duration,
-    /// The part of it in which the server waited for its files.
-    disk: Duration,
+    /// The part of it in which the server waited for its files, or for a vacuum that cuts off the empty end of a table.
+    server: Duration,
     is_writing: bool,
     /// The time of each statement and of what it waited for.
     statements: HashMap<String, Duration>,
 }
 
-/// The longest transactions since the last look, the wait for the disk not counted.
+/// The longest transactions since the last look, the waits of the server not counted.
 #[derive(Clone, Default)]
 pub(crate) struct Longest {
     pub(crate) writing: Transaction,
@@ -118,7 +118,7 @@ impl Seen {
         for (_, ended) in self.open.extract_if(|key, _| !is_open(key)) {
             let Longest { writing, reading } = &mut self.longest;
             let longest = if ended.is_writing { writing } else { reading };
-            if longest.without_disk() < ended.without_disk() {
+            if longest.of_host() < ended.of_host() {
                 *longest = ended;
             }
         }
@@ -133,21 +133,21 @@ impl Transaction {
         self.lasted += more;
         self.is_writing |= row.get::<_, bool>(3);
         if row.get(5) {
-            self.disk += more;
+            self.server += more;
         }
         *self.statements.entry(row.get(4)).or_default() += more;
     }
 
-    /// How long it lasted, without the wait for the disk.
-    pub(crate) fn without_disk(&self) -> Duration {
-        self.lasted.saturating_sub(self.disk)
+    /// How long it lasted, without the waits of the server, which no host can shorten.
+    pub(crate) fn of_host(&self) -> Duration {
+        self.lasted.saturating_sub(self.server)
     }
 }
 
 impl fmt::Display for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |time: &Duration| time.as_secs_f64() * 1e3;
-        write!(f, "{:.1} ms and {:.1} ms for the disk", ms(&self.without_disk()), ms(&self.disk))?;
+        write!(f, "{:.1} ms and {:.1} ms of waits of the server", ms(&self.of_host()), ms(&self.server))?;
         let mut statements: Vec<_> = self.statements.iter().collect();
         statements.sort_by_key(|(_, time)| std::cmp::Reverse(**time));
         for (statement, time) in statements.into_iter().take(SHOWN) {
