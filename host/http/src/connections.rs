@@ -6,8 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+
+/// The part of the waiting connections that is closed at a time where the system has no descriptors: so a crowd of silent
+/// ones is through soon, and a few of them cost nobody else a connection.
+const WAITING_SHARE: usize = 8;
 
 /// The connections of one server.
 pub(crate) struct Connections {
@@ -21,7 +26,13 @@ struct Open {
     /// The number that the next connection gets when it begins to wait.
     next: u64,
     /// The connections that wait for their clients, the longest wait first.
-    waiting: BTreeMap<u64, CancellationToken>,
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+/// A connection that waits for its client.
+struct Waiting {
+    since: Instant,
+    close: CancellationToken,
 }
 
 impl Connections {
@@ -45,14 +56,29 @@ impl Connections {
     }
 
     /// Closes the connection that has waited longest for its client. Returns whether there was one.
-    pub(crate) fn close_longest_waiting(&self) -> bool {
+    fn close_longest_waiting(&self) -> bool {
         match self.open().waiting.pop_first() {
-            Some((_, close)) => {
-                close.cancel();
+            Some((_, longest)) => {
+                longest.close.cancel();
                 true
             }
             None => false,
         }
+    }
+
+    /// Closes an eighth of the connections that wait for their clients: those that have waited longest, and for this
+    /// time at least. Returns how many.
+    pub(crate) fn close_some_waiting(&self, least: Duration) -> usize {
+        let (mut open, now, mut closed) = (self.open(), Instant::now(), 0);
+        let some = open.waiting.len().div_ceil(WAITING_SHARE);
+        while closed < some
+            && let Some(longest) = open.waiting.first_entry()
+            && now.duration_since(longest.get().since) >= least
+        {
+            longest.remove().close.cancel();
+            closed += 1;
+        }
+        closed
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -63,7 +89,7 @@ impl Connections {
 impl Open {
     fn wait(&mut self, close: CancellationToken) -> u64 {
         self.next += 1;
-        self.waiting.insert(self.next, close);
+        self.waiting.insert(self.next, Waiting { since: Instant::now(), close });
         self.next
     }
 }

@@ -84,7 +84,7 @@ pub use crate::access::{
 };
 pub use crate::metrics::{METRICS, Metric, MetricKind, MetricScope};
 pub use crate::page::{Flow, HourFigures, Need, OverviewReport, PluginRow, PodRow, SagaRow, Since, TypeRow, TypeState};
-pub use crate::serve::{ServeLimits, run};
+pub use crate::serve::{ServeLimits, listen, run};
 pub use crate::state::{EnvironmentColour, HostStatus, HttpSettings, HttpState};
 pub use crate::trial::{TrialEnd, TrialOrder, TrialReport, TrialRequest, Trials};
 

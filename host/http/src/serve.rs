@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -33,8 +34,16 @@ use crate::connections::{ConnectionPlace, Connections, RequestInProgress};
 const READ_MAX: usize = 64 * 1024;
 /// How long the system keeps a connection whose client acknowledges nothing.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// The pause after a connection could not be accepted. The system has no descriptors then, which passes.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that wait to be accepted; the system allows no more than its own limit, usually as many. A client that finds
+/// the queue full tries again after a second.
+const ACCEPT_QUEUE: u32 = 4_096;
+/// The pause after a connection could not be accepted and none could be closed for it. The system has no descriptors then,
+/// which passes.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// A connection that is younger may have its request on the way: it is not closed for want of descriptors.
+const SILENCE: Duration = Duration::from_millis(30);
+/// The pause after some were closed for it. Their tasks free their descriptors meanwhile.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// The limits of a server.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +65,18 @@ impl Default for ServeLimits {
     }
 }
 
+/// Listens at an address. A crowd of connections that arrive at once waits in the queue, so it keeps no other client out.
+///
+/// # Errors
+/// When the system refuses the address.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A host that starts again takes over the port from connections that are closing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_QUEUE)
+}
+
 /// Serves until `stop` is cancelled. Then closes the connections without a request at once, lets the requests in
 /// progress go on for the drain time at most, and returns.
 pub async fn run(listener: TcpListener, router: Router, limits: ServeLimits, stop: CancellationToken) {
@@ -71,7 +92,7 @@ pub async fn run(listener: TcpListener, router: Router, limits: ServeLimits, sto
                     tracing::warn!(max = limits.max_connections, "a connection was closed: all are in use");
                 }
             }
-            Err(err) => make_room(&connections, &err).await,
+            Err(err) => make_room(&connections, &err, SILENCE).await,
         }
         while tasks.try_join_next().is_some() {}
     }
@@ -82,15 +103,14 @@ pub async fn run(listener: TcpListener, router: Router, limits: ServeLimits, sto
     }
 }
 
-/// After a failure of the listener that is none of one client.
-async fn make_room(connections: &Connections, err: &io::Error) {
+/// After a failure of the listener that is none of one client. Closes connections that have been silent for this time.
+async fn make_room(connections: &Connections, err: &io::Error, silence: Duration) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if matches!(err.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
         return;
     }
     tracing::warn!(error = %err, "a connection could not be accepted");
-    connections.close_longest_waiting();
-    sleep(ACCEPT_PAUSE).await;
+    sleep(if connections.close_some_waiting(silence) > 0 { ROOM_PAUSE } else { ACCEPT_PAUSE }).await;
 }
 
 async fn serve(
@@ -222,16 +242,41 @@ mod tests {
 
     use super::*;
 
+    /// `EMFILE` of Linux.
+    const NO_DESCRIPTORS: i32 = 24;
+
+    #[tokio::test]
+    async fn hundreds_of_connections_wait_to_be_accepted() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let mut waiting = Vec::new();
+        for _ in 0..400 {
+            let connecting = timeout(Duration::from_secs(10), TcpStream::connect(listener.local_addr().unwrap()));
+            waiting.push(connecting.await.expect("the queue has room").unwrap());
+        }
+    }
+
     #[tokio::test]
     async fn without_descriptors_the_connection_that_has_waited_longest_makes_room() {
-        /// `EMFILE` of Linux.
-        const NO_DESCRIPTORS: i32 = 24;
         let connections = Connections::new(9);
         let (longest, later) = (connections.admit().unwrap(), connections.admit().unwrap());
-        make_room(&connections, &io::ErrorKind::ConnectionAborted.into()).await;
+        make_room(&connections, &io::Error::from_raw_os_error(NO_DESCRIPTORS), Duration::from_hours(1)).await;
+        assert!(longest.closed().now_or_never().is_none(), "its request may be on the way");
+        make_room(&connections, &io::ErrorKind::ConnectionAborted.into(), Duration::ZERO).await;
         assert!(longest.closed().now_or_never().is_none(), "one client gave up");
-        make_room(&connections, &io::Error::from_raw_os_error(NO_DESCRIPTORS)).await;
+        make_room(&connections, &io::Error::from_raw_os_error(NO_DESCRIPTORS), Duration::ZERO).await;
         assert!(longest.closed().now_or_never().is_some());
         assert!(later.closed().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn without_descriptors_a_crowd_of_silent_connections_makes_room_at_few_looks() {
+        let connections = Connections::new(1_000);
+        let silent: Vec<_> = (0..400).map(|_| connections.admit().unwrap()).collect();
+        let mut looks = 0;
+        while silent.iter().any(|place| place.closed().now_or_never().is_none()) {
+            make_room(&connections, &io::Error::from_raw_os_error(NO_DESCRIPTORS), Duration::ZERO).await;
+            looks += 1;
+        }
+        assert!(looks < 50, "{looks}");
     }
 }

@@ -132,8 +132,7 @@ async fn start(host: HostStart<'_>, shutdown: Arc<Shutdown>) -> anyhow::Result<(
     let config = host.config;
     let instance = config.new_instance_name();
     let store = open_store::open(config, &instance).await?;
-    let listener = TcpListener::bind(config.listen)
-        .await
+    let listener = outbox_http::listen(config.listen)
         .with_context(|| format!("listening on {}, the value of OUTBOX_LISTEN", config.listen))?;
     let end = CancellationToken::new();
     let state = Arc::new(StoreStateReader(store.clone()));
