@@ -26,11 +26,11 @@ struct Open {
     /// The number that the next connection gets when it begins to wait.
     next: u64,
     /// The connections that wait for their clients, the longest wait first.
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<u64, WaitingConnection>,
 }
 
 /// A connection that waits for its client.
-struct Waiting {
+struct WaitingConnection {
     since: Instant,
     close: CancellationToken,
 }
@@ -89,7 +89,7 @@ impl Connections {
 impl Open {
     fn wait(&mut self, close: CancellationToken) -> u64 {
         self.next += 1;
-        self.waiting.insert(self.next, Waiting { since: Instant::now(), close });
+        self.waiting.insert(self.next, WaitingConnection { since: Instant::now(), close });
         self.next
     }
 }
