@@ -10,6 +10,9 @@ use crate::error::PgError;
 use crate::rows::values;
 use crate::tx::Query;
 
+/// Rows of each place that one look at a range reads at most. A row takes two to five microseconds.
+const ROWS_MAX: u32 = 3_000;
+
 /// Which items are wanted.
 pub(crate) struct ItemQuery {
     /// In which places to look.
@@ -29,25 +32,36 @@ impl ItemQuery {
         Self { statuses, condition }
     }
 
-    /// SQL for the ids of the first `limit` items behind `after`, ascending. Each place is read in the order of its ids
-    /// from there on, whatever the statistics say: else the server may begin with the first of all items.
-    pub(crate) fn ids_behind(&self, after: ItemId, limit: u32) -> String {
-        let end = format!("ORDER BY id LIMIT {limit}");
+    /// SQL for the ids of the first `limit` items behind `after` and up to `end`, ascending. Each place is read in the
+    /// order of its ids from there on, whatever the statistics say: else the server may begin with the first of all items.
+    fn ids_between(&self, (after, end): (ItemId, ItemId), limit: u32) -> String {
+        let range = format!("id > {after} AND id <= {end}");
+        let first = format!("ORDER BY id LIMIT {limit}");
         let of_status = |status: &Status| {
             let of_view = format!("SELECT id FROM {} WHERE {}", view_of(*status), self.condition.sql);
             match place_of(*status) {
                 None => {
-                    format!("(WITH claimed AS MATERIALIZED ({of_view} AND id > {after}) SELECT id FROM claimed {end})")
+                    format!("(WITH claimed AS MATERIALIZED ({of_view} AND {range}) SELECT id FROM claimed {first})")
                 }
                 Some(place) => format!(
-                    "(SELECT item.id FROM (SELECT id AS place FROM {place} WHERE id > {after} ORDER BY id) AS behind
+                    "(SELECT item.id FROM (SELECT id AS place FROM {place} WHERE {range} ORDER BY id) AS behind
                       CROSS JOIN LATERAL ({of_view} AND id = behind.place OFFSET 0) AS item
                       ORDER BY behind.place LIMIT {limit})"
                 ),
             }
         };
         let parts: Vec<_> = self.statuses.iter().map(of_status).collect();
-        format!("SELECT id FROM ({}) AS part {end}", parts.join(" UNION ALL "))
+        format!("SELECT id FROM ({}) AS part {first}", parts.join(" UNION ALL "))
+    }
+
+    /// SQL for the id up to which [`ROWS_MAX`] rows of a place come behind `after`, in the place where that is the least.
+    /// NULL when no place has so many.
+    fn look_end(&self, after: ItemId) -> String {
+        let nth =
+            |place| format!("(SELECT id FROM {place} WHERE id > {after} ORDER BY id OFFSET {} LIMIT 1)", ROWS_MAX - 1);
+        let parts: Vec<_> = self.statuses.iter().copied().filter_map(place_of).map(nth).collect();
+        let parts = if parts.is_empty() { "(SELECT NULL::bigint AS id)".to_owned() } else { parts.join(" UNION ALL ") };
+        format!("SELECT min(id) FROM ({parts}) AS part")
     }
 
     /// SQL for the first `limit` items in the order of `order`. Each status is read from its own view with its own
@@ -92,14 +106,20 @@ pub(crate) async fn ids(tx: &impl Query, query: &ItemQuery, limit: u32) -> Resul
     read_ids(tx, query, &query.first("id", "id", limit)).await
 }
 
-/// The ids of the first `limit` items that are wanted behind `after`, ascending. See [`ItemQuery::ids_behind`].
-pub(crate) async fn ids_behind(
+/// The ids of the first `limit` items that are wanted in the range, ascending. See [`ItemQuery::ids_between`].
+pub(crate) async fn ids_between(
     tx: &impl Query,
     query: &ItemQuery,
-    after: ItemId,
+    range: (ItemId, ItemId),
     limit: u32,
 ) -> Result<Vec<ItemId>, PgError> {
-    read_ids(tx, query, &query.ids_behind(after, limit)).await
+    read_ids(tx, query, &query.ids_between(range, limit)).await
+}
+
+/// Up to which id one look behind `after` reads; `None` when it may read up to the last item.
+pub(crate) async fn look_end(tx: &impl Query, query: &ItemQuery, after: ItemId) -> Result<Option<ItemId>, PgError> {
+    let rows = tx.rows(&query.look_end(after), &[]).await?;
+    Ok(rows.first().ok_or(PgError::LostRace)?.try_get::<_, Option<i64>>(0)?.map(ItemId::new))
 }
 
 async fn read_ids(tx: &impl Query, query: &ItemQuery, statement: &str) -> Result<Vec<ItemId>, PgError> {

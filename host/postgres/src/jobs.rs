@@ -18,7 +18,7 @@ use outbox_store::{DeadCause, Filter, Job, JobId, JobOutcome, JobPace, JobState,
 
 use crate::context::PgContext;
 use crate::error::PgError;
-use crate::item_query::{ItemQuery, ids_behind};
+use crate::item_query::{ItemQuery, ids_between, look_end};
 use crate::operate::change_batch;
 use crate::rows::{json_column, optional_time, time, unsigned, values};
 use crate::tx::{Query, ReadTx, WriteTx, without_nul};
@@ -124,13 +124,14 @@ const IN_ORDER: &str = "SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan
 
 async fn next_batch(tx: &ReadTx<'_>, job: &Job) -> Result<JobBatch, PgError> {
     let mut query = ItemQuery::with(&job.filter, SqlFilter::one_by_one(&job.filter));
-    query.condition.and("id <= ?", Some(job.last_id));
     query.condition.and("epoch < ?", Some(job.id));
     tx.set(IN_ORDER).await?;
-    let looked_at = ids_behind(tx, &query, job.scanned_up_to, job.batch_size()).await?;
+    let end = look_end(tx, &query, job.scanned_up_to).await?.filter(|end| *end < job.last_id);
+    let look = (job.scanned_up_to, end.unwrap_or(job.last_id));
+    let looked_at = ids_between(tx, &query, look, job.batch_size()).await?;
     let mut matching = content::retain(tx, &job.filter, looked_at.clone()).await?;
     matching.truncate(job.untried());
-    Ok(JobBatch { looked_at, matching })
+    Ok(job.batch_of(&looked_at, matching, end))
 }
 
 /// Lets the job look again later.
@@ -153,12 +154,12 @@ async fn apply_batch(tx: &mut WriteTx<'_>, job: &Job, batch: &JobBatch) -> Resul
                              FOR UPDATE SKIP LOCKED)
                  RETURNING id";
     // A last batch of a job whose every id was looked at leaves the position where it is.
-    let (from, to) = (job.scanned_up_to.get(), job.scanned_up_to_after(&batch.looked_at).get());
+    let (from, to) = (job.scanned_up_to.get(), batch.up_to.get());
     if tx.rows(claim, &[&job.id.get(), &from, &to]).await?.is_empty() {
         return read(tx, job.id).await;
     }
     let outcomes = change_batch(tx, &ActionContext::of_job(job), &batch.matching).await?;
-    write_progress(tx, &job.progress_after(&batch.looked_at, outcomes)).await?;
+    write_progress(tx, &job.progress_after(batch, outcomes)).await?;
     read(tx, job.id).await
 }
 

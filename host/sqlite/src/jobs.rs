@@ -119,7 +119,7 @@ fn next_batch(tx: &Connection, job: &Job) -> rusqlite::Result<JobBatch> {
     let looked_at = ids(tx, &condition, job.batch_size())?;
     let mut matching = content::retain(tx, &job.filter, looked_at.clone())?;
     matching.truncate(job.untried());
-    Ok(JobBatch { looked_at, matching })
+    Ok(job.batch_of(&looked_at, matching, None))
 }
 
 /// Lets the job look again later.
@@ -141,11 +141,11 @@ fn apply_batch(tx: &mut WriteTx<'_>, job: &Job, batch: &JobBatch) -> rusqlite::R
         .connection
         .prepare_cached("UPDATE outbox_jobs SET position = ?3 WHERE id = ?1 AND position = ?2 AND state = 'RUNNING'")?;
     // A last batch of a job whose every id was looked at leaves the position where it is.
-    if claim.execute([job.id.get(), job.scanned_up_to.get(), job.scanned_up_to_after(&batch.looked_at).get()])? == 0 {
+    if claim.execute([job.id.get(), job.scanned_up_to.get(), batch.up_to.get()])? == 0 {
         return read(tx.connection, job.id);
     }
     let outcomes = change_batch(tx, &ActionContext::of_job(job), &batch.matching)?;
-    write_progress(tx, &job.progress_after(&batch.looked_at, outcomes))?;
+    write_progress(tx, &job.progress_after(batch, outcomes))?;
     read(tx.connection, job.id)
 }
 

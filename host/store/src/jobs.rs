@@ -214,25 +214,24 @@ impl Job {
         usize::try_from(rest).unwrap_or(usize::MAX)
     }
 
-    /// Up to which id the job has looked once it has looked at these ids.
-    pub fn scanned_up_to_after(&self, looked_at: &[ItemId]) -> ItemId {
-        looked_at.last().copied().filter(|_| !self.is_last_batch(looked_at)).unwrap_or(self.last_id)
+    /// The batch of what a look found: these items, ascending, of which the action is for the `matching` ones. The look
+    /// ended at `end`, or where it had found enough; `None` when it read up to the last item of the job.
+    pub fn batch_of(&self, looked_at: &[ItemId], matching: Vec<ItemId>, end: Option<ItemId>) -> JobBatch {
+        let is_full = looked_at.len() >= self.batch_size() as usize;
+        let end = if is_full { looked_at.last().copied() } else { end };
+        JobBatch { up_to: end.unwrap_or(self.last_id), is_last: end.is_none(), matching }
     }
 
-    /// The progress after a batch for which the job looked at these ids. An item that is in no outcome was passed over.
-    pub fn progress_after(&self, looked_at: &[ItemId], outcomes: ActionOutcomes) -> JobProgress {
+    /// The progress after a batch. An item that is in no outcome was passed over.
+    pub fn progress_after(&self, batch: &JobBatch, outcomes: ActionOutcomes) -> JobProgress {
         let items = i64::try_from(outcomes.len()).unwrap_or(i64::MAX);
         let delay = self.per_second.map_or(0, |per_second| items * 1000 / i64::from(per_second));
         let mut job = self.clone();
         for (id, refusal) in outcomes {
             job.count_outcome(id, refusal);
         }
-        let is_last = self.is_last_batch(looked_at) || job.untried() == 0;
+        let is_last = batch.is_last || job.untried() == 0;
         JobProgress { job, delay, is_last }
-    }
-
-    fn is_last_batch(&self, looked_at: &[ItemId]) -> bool {
-        looked_at.len() < self.batch_size() as usize
     }
 
     fn count_outcome(&mut self, id: ItemId, refusal: Option<Refusal>) {
@@ -277,11 +276,13 @@ pub enum JobStep {
 }
 
 /// The items of a job's next batch.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct JobBatch {
-    /// The items that were looked at, ascending.
-    pub looked_at: Vec<ItemId>,
-    /// Those of them that the action is for.
+    /// Up to which id the job has looked.
+    pub up_to: ItemId,
+    /// Whether the job has looked at all of its items.
+    pub is_last: bool,
+    /// The items that the action is for.
     pub matching: Vec<ItemId>,
 }
 
