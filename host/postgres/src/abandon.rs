@@ -10,7 +10,15 @@ use outbox_store::{ClaimRef, ClaimToken};
 use crate::claim_end::{ClaimEnd, write_claim_ends};
 use crate::error::PgError;
 use crate::leases::lock_claims;
-use crate::tx::{Query as _, WriteTx};
+use crate::tx::{Query, WriteTx};
+
+/// Those of the tokens that have a lease: mostly none.
+pub(crate) async fn leased(tx: &impl Query, tokens: &[ClaimToken]) -> Result<Vec<ClaimToken>, PgError> {
+    let numbers: Vec<_> = tokens.iter().map(|token| token.get()).collect();
+    let sql = "SELECT token FROM outbox.leases WHERE token = ANY($1::bigint[])";
+    let token = |row: &Row| Ok(ClaimToken::new(row.try_get(0)?));
+    tx.rows(sql, &[&numbers]).await?.iter().map(token).collect()
+}
 
 /// Ends the lease with this token, if there is one. Its items are PENDING again at once, uncounted and without a trace,
 /// because no attempt has begun. Returns the number of items.

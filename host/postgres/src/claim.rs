@@ -44,7 +44,7 @@ pub(crate) const LEASE_MAX: u32 = 250;
 const CLAIM_MAX: u32 = 400;
 /// Items that one transaction dead-letters because they have no attempt left or cannot be read, so that it stays short.
 /// The next claim goes on.
-const REFUSED_MAX: u32 = 100;
+const REFUSED_MAX: u32 = 250;
 /// Wait before the next claim when another transaction was claiming a type under its limits, or was working on an
 /// ordering key.
 const BUSY_DELAY: Duration = Duration::from_millis(10);
@@ -373,7 +373,7 @@ impl<'a> ClaimRun<'a> {
         let Self { request, budgets, look, lines, mut claims, refused, is_more, is_busy, lone_suspect_waits, .. } =
             self;
         let is_lease_full = (0..request.types.len()).any(|place| lines.leased_of(place) >= LEASE_MAX);
-        let is_full = is_lease_full || count(&claims) >= CLAIM_MAX;
+        let is_full = is_lease_full || count(&claims).saturating_add(lines.kept_for_quiet()) >= CLAIM_MAX;
         let is_more = is_more || is_full || count(&refused) >= REFUSED_MAX;
         take_tokens(tx, &budgets.of_types, &claims).await?;
         self.looks.record_quiet(request, |place| lines.is_quiet(place));

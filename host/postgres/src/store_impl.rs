@@ -80,9 +80,8 @@ impl Queue for PostgresStore {
 
     async fn abandon(&self, tokens: &[ClaimToken]) -> Result<u32, StoreError> {
         let (pg, mut items) = (&*self.pg, 0);
-        for token in tokens {
-            items +=
-                transact!(pg, Purpose::Work, "giving back an unanswered claim", |tx| abandon::abandon(tx, *token))?;
+        for token in transact!(pg, Purpose::Work, "looking for unanswered claims", |tx| abandon::leased(tx, tokens))? {
+            items += transact!(pg, Purpose::Work, "giving back an unanswered claim", |tx| abandon::abandon(tx, token))?;
         }
         Ok(items)
     }

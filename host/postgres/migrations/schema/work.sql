@@ -421,7 +421,8 @@ DECLARE
     shared_rows tid[];
     has_busy_keys boolean := false;
     are_busy boolean;
-    -- By their places in the table: they are locked, so that no row moves.
+    -- By their places in the table. No other transaction moves rows that this one has locked, and a row that
+    -- outbox.in_front marks is not deleted.
     found_rows tid[];
     keyed_ids bigint[];
     front_ids bigint[];
