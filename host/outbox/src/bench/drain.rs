@@ -17,6 +17,8 @@ use crate::config::Config;
 
 /// A drain without progress for this time has failed.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A worker that settles nothing for this time may have settled more than it has counted.
+const QUIET: Duration = Duration::from_millis(200);
 /// The pause between two looks at whether a drain has ended. Short against every drain.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -171,8 +173,9 @@ async fn enqueue(bench_store: &dyn BenchStore, items: Vec<NewItem>) -> anyhow::R
     Ok(())
 }
 
-/// Returns when `count` items more than `before` are DONE. The store is asked only after the worker has settled that
-/// many, so that the question takes no time from the drain. Errors when none is settled for [`STALL_TIMEOUT`].
+/// Returns when `count` items more than `before` are DONE. The store is asked only when the worker has settled that many,
+/// or none for [`QUIET`], so that the question takes no time from the drain. Errors when none is settled for
+/// [`STALL_TIMEOUT`].
 async fn wait_for_done(
     bench_store: &dyn BenchStore,
     worker: &RunningWorker,
@@ -187,12 +190,12 @@ async fn wait_for_done(
         if newly_done > 0 {
             (settled, moved) = (settled + newly_done, Instant::now());
         }
-        if settled >= count {
+        if settled >= count || moved.elapsed() > QUIET {
             done = bench_store.done(item_type).await? - before;
         }
         anyhow::ensure!(
             moved.elapsed() < STALL_TIMEOUT,
-            "only {settled} of {count} items of {item_type:?} were DONE: \
+            "only {done} of {count} items of {item_type:?} were DONE: \
              see `outbox list` on what handlers of this kind answer"
         );
     }
