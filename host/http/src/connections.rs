@@ -107,7 +107,18 @@ impl ConnectionPlace {
     /// The head of a request has come. The connection waits for the next one when the returned value is dropped.
     pub(crate) fn begin_request(self: &Arc<Self>) -> RequestInProgress {
         self.has_request.store(true, Ordering::Relaxed);
+        self.wait_anew();
         RequestInProgress(Arc::clone(self))
+    }
+
+    /// A connection whose client has sent a head comes behind all that were silent meanwhile.
+    fn wait_anew(&self) {
+        let (mut number, mut open) = (self.number(), self.connections.open());
+        if let Some(known) = *number
+            && open.waiting.remove(&known).is_some()
+        {
+            *number = Some(open.wait(self.close.clone()));
+        }
     }
 
     /// The whole request has come, or the rest of it is not waited for.
@@ -177,6 +188,15 @@ mod tests {
         assert!(only.is_idle());
         let _half = only.begin_request();
         assert!(connections.admit().is_some() && only.close.is_cancelled());
+    }
+
+    #[test]
+    fn a_connection_that_sends_a_request_comes_behind_those_that_are_silent() {
+        let connections = Connections::new(2);
+        let (first, second) = (connections.admit().unwrap(), connections.admit().unwrap());
+        let _half = first.begin_request();
+        let _third = connections.admit().unwrap();
+        assert!(second.close.is_cancelled() && !first.close.is_cancelled());
     }
 
     #[test]
