@@ -185,7 +185,10 @@ mod promise {
         let batch = claim(&f, SuspectRoom::Idle, &["mail"], 9).await;
         assert!(batch.claims.is_empty());
         // Sooner, where the look of this claim did not begin at the start of the queue.
-        assert!(batch.next_available_in.is_some_and(|wait| wait <= Duration::from_secs(5)), "{batch:?}");
+        assert!(
+            batch.next_available_in.is_some_and(|wait| !wait.is_zero() && wait <= Duration::from_secs(5)),
+            "{batch:?}"
+        );
         assert_eq!(f.store.overview().await.unwrap().by_status["PENDING"], 1);
     }
 

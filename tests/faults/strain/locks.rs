@@ -1,4 +1,5 @@
-//! An application that holds locks of the store for longer than the host waits for them, and than a lease lasts.
+//! An application that holds locks of the store for longer than the host waits for them, and in the soak for longer than
+//! a lease lasts.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ on_each_backend! {
 }
 
 /// The length of a lease in the everyday suite. In the soak it is the default, a minute.
-const LEASE: &str = "4";
+const LEASE: &str = "12";
 
 /// How many callers enqueue at a time: more than the connections that the store has for them.
 const CALLERS: usize = 16;
@@ -71,11 +72,13 @@ async fn hold() {
 
 /// The host can write nothing, says so after a while, and goes on when it can.
 async fn hold_the_file(traffic: &Traffic<'_>, test_db: &TestDb) {
+    traffic.becomes_ready(true).await;
     let (locked, since) = (LockedStore::lock(test_db, "").await, Instant::now());
     traffic.becomes_ready(false).await;
     assert!(since.elapsed() > WAITS_AT_LEAST, "the store waits for the lock, and a probe does not");
     traffic.expect_readiness(&[200, 503]);
     hold().await;
+    traffic.is_probed().await;
     traffic.expect_readiness(&[503]);
     locked.unlock().await;
     traffic.becomes_ready(true).await;

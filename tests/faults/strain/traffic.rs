@@ -118,6 +118,11 @@ impl<'a> Traffic<'a> {
         assert_eq!(self.readiness.take(), statuses.iter().copied().collect());
     }
 
+    /// Waits until there is an answer about readiness since the last look.
+    pub(super) async fn is_probed(&self) {
+        eventually("a probe is answered", SOON, async || !self.readiness.borrow().is_empty()).await;
+    }
+
     /// Waits until the host says that it is ready, or that it is not.
     pub(super) async fn becomes_ready(&self, ready: bool) {
         eventually(&format!("ready: {ready}"), SOON, async || self.is_ready.get() == ready).await;

@@ -23,10 +23,13 @@ const HEADERS: usize = 16 << 10;
 const MESSAGE: usize = 4 << 10;
 const OUTPUT: usize = 16 << 10;
 
-/// The most memory of a host whose worker may hold payloads of 64 MiB, or of these MiB, and of a process that moves items.
+/// The most memory of a host whose worker may hold payloads of 64 MiB, the default.
 const HOST_MAX: u64 = 384 << 20;
+/// How many MiB of payloads the worker of another host may hold.
 const HELD_MIB: &str = "8";
+/// The most memory of that host.
 const HOLDING_MAX: u64 = 192 << 20;
+/// The most memory, in KiB, of a process that moves items to another store.
 const MOVE_MAX_KIB: usize = 192 << 10;
 
 const MANIFEST: &str = r#"
@@ -163,7 +166,7 @@ mod on_each {
         // The rest is for the request around it.
         let bytes = LARGER - 100;
         let traffic = Traffic::to(&host, bytes);
-        traffic.during(traffic.goes_on(sized(5, 300))).await;
+        traffic.during(traffic.goes_on(sized(24, 300))).await;
         traffic.expect_readiness(&[200]);
         report(&traffic.all_arrive_once(&deployment).await);
         let sizes: Vec<_> = deployment.vector.ledger.received().iter().map(|request| request.body.len()).collect();
