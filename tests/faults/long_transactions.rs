@@ -189,17 +189,17 @@ impl Measured {
         self.report("expire");
     }
 
-    /// Runs up to so many batches of a job. Returns how many items it has changed.
+    /// Runs a job until so many batches have changed items. Returns how many items it has changed.
     async fn run(&self, request: OperateRequest, batches: u32) -> u64 {
-        let job = self.f.store.start_job(&request, JobPace::default()).await.unwrap().unwrap();
-        for _ in 0..batches {
+        let mut job = self.f.store.start_job(&request, JobPace::default()).await.unwrap().unwrap();
+        let mut left = batches;
+        while left > 0 && job.state == JobState::Running {
             self.f.clock.advance(Duration::from_millis(5));
-            let job = self.f.store.run_job_batch(job.id).await.unwrap().unwrap();
-            if job.state != JobState::Running {
-                return job.changed;
-            }
+            let advanced = self.f.store.run_job_batch(job.id).await.unwrap().unwrap();
+            left -= u32::from(advanced.changed > job.changed);
+            job = advanced;
         }
-        self.f.store.jobs(Some(job.id), 1).await.unwrap()[0].changed
+        job.changed
     }
 
     async fn measure_jobs(&self, items: u32, rounds: u32) {
