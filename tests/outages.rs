@@ -119,7 +119,7 @@ async fn hosts_whose_clocks_are_twenty_minutes_apart_share_the_work_and_steal_no
     let plan = deployment.plan.clone().set("OUTBOX_VISIBILITY_SEC", "4").set("OUTBOX_CONCURRENCY", "4");
     let mut hosts = Vec::new();
     for clock in ["+10m", "-10m"] {
-        hosts.push(plan.clone().set_all(offset_by(clock)).start("serve").await);
+        hosts.push(plan.clone().set_all(&offset_by(clock)).start("serve").await);
     }
     assert_eq!((minutes_off(&hosts[0]).await, minutes_off(&hosts[1]).await), (10, -10));
     for number in 0..24 {

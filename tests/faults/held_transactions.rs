@@ -146,8 +146,8 @@ async fn a_connection_that_only_hears_notifications_is_in_no_old_transaction() {
             }
             oldest
         };
-        let (notified, oldest) = tokio::join!(many, look);
-        notified.unwrap();
+        let (sent, oldest) = tokio::join!(many, look);
+        sent.unwrap();
         let age = listening_since.elapsed().as_millis() / 2;
         assert!(age < 1_000 || u128::from(oldest) < age, "{oldest} ms");
     }

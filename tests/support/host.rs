@@ -45,7 +45,7 @@ impl HostConfig {
     }
 
     /// Sets several environment variables.
-    pub(crate) fn set_all(self, settings: Vec<(&str, String)>) -> Self {
+    pub(crate) fn set_all(self, settings: &[(&str, String)]) -> Self {
         settings.iter().fold(self, |plan, (name, value)| plan.set(name, value))
     }
 

@@ -36,7 +36,7 @@ impl Stage {
         let deployment = Deployment::on(test_db).await;
         deployment.vector.ledger.take(ATTEMPT);
         let of_hosts = ProcessClock::in_file(&deployment.dir.path().join("clock"));
-        let plan = deployment.plan.clone().set_all(of_hosts.environment()).set("OUTBOX_VISIBILITY_SEC", LEASE);
+        let plan = deployment.plan.clone().set_all(&of_hosts.environment()).set("OUTBOX_VISIBILITY_SEC", LEASE);
         let plan = plan.set("OUTBOX_CONCURRENCY", "32");
         let hosts = [plan.start("serve").await, plan.start("serve").await];
         Self { deployment, hosts, of_hosts, of_server }
