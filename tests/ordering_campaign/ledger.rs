@@ -70,8 +70,14 @@ impl Ledger {
 
     /// Makes a note, and returns its position.
     pub(super) fn note(&self, note: Note) -> Position {
+        self.note_with(|| note)
+    }
+
+    /// Makes a note that contains the time, which is read at the position of the note: a thread that waits between the
+    /// two would note a lease as held that has ended.
+    pub(super) fn note_with(&self, note: impl FnOnce() -> Note) -> Position {
         let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.push(note);
+        notes.push(note());
         notes.len() - 1
     }
 

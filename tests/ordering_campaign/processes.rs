@@ -115,7 +115,7 @@ impl Worker {
 /// Notes that an attempt begins.
 fn note(ledger: &Ledger, clock: &TestClock, begun: Position, claim: &Claim, behind: Vec<ItemId>) -> Position {
     let (id, lease_until) = (claim.item.id, claim.item.lease_until.unwrap());
-    ledger.note(Note::Claimed { begun, id, lease_until, now: clock.now(), behind })
+    ledger.note_with(|| Note::Claimed { begun, id, lease_until, now: clock.now(), behind })
 }
 
 /// One attempt of a streak.
