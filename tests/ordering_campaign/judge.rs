@@ -169,7 +169,8 @@ impl Judge {
             && (is_held || claim.behind.is_empty())
         {
             self.compare_with_others(&key, &claim, begun);
-            self.compare_with_open(&key, id, now);
+            // Another may have followed a claim that ended before its worker noted it.
+            self.compare_with_open(&key, id, now, if is_held { at } else { begun });
             if is_held {
                 self.open.entry(key).or_default().push(claim);
             }
@@ -209,11 +210,11 @@ impl Judge {
         }
     }
 
-    /// No other claim of the key may be open, unless its lease has ended.
-    fn compare_with_open(&mut self, key: &str, id: ItemId, now: Millis) {
+    /// No other claim of the key that was noted before `until` may be open, unless its lease has ended.
+    fn compare_with_open(&mut self, key: &str, id: ItemId, now: Millis, until: Position) {
         let open = self.open.entry(key.to_owned()).or_default();
         open.retain(|other| now < other.lease_until);
-        if let Some(other) = open.first() {
+        if let Some(other) = open.iter().find(|other| other.noted < until) {
             self.verdict.faults.push(format!("items {id} and {} of key {key} were claimed at once", other.id));
         }
     }

@@ -119,6 +119,21 @@ fn two_of_a_key_at_once_are_found_until_the_lease_of_the_first_ends() {
 }
 
 #[test]
+fn a_claim_that_is_noted_when_its_lease_has_ended_is_compared_with_claims_from_before_it() {
+    let claim = |story: &Story, begun: Position, id: i64, now: i64| {
+        let (id, lease_until, now) = (id.into(), Millis::new(LEASE.get() + now), Millis::new(LEASE.get()));
+        story.0.note(Note::Claimed { begun, id, lease_until, now, behind: Vec::new() });
+    };
+    let story = Story::default().commits(&[(1, None)], 0).commits(&[(2, None)], 0);
+    let begun = story.0.position();
+    claim(&story, begun, 2, 1);
+    claim(&story, begun, 1, 0);
+    story.is_right();
+    claim(&story, story.0.position(), 1, 0);
+    story.is_wrong("items 1 and 2 of key k were claimed at once");
+}
+
+#[test]
 fn an_item_that_is_handled_twice_is_found_unless_it_was_replayed() {
     let story = Story::of_two();
     story.handles(1, Ending::Done);
