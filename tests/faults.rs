@@ -28,8 +28,8 @@ use std::time::Duration;
 use outbox::item::Status;
 use outbox::store::{Action, Execution, Filter, JobPace, JobState, OperateRequest, Selection, Store};
 
-use crate::support::eventually;
 use crate::support::postgres::Database;
+use crate::support::{Fixture, eventually};
 
 /// Closes stores, and waits until the server has added what their connections did to its statistics.
 pub(crate) async fn close(database: &Database, stores: Vec<Arc<dyn Store>>) {
@@ -58,14 +58,16 @@ fn job(action: Action, status: Status) -> OperateRequest {
     }
 }
 
-/// Runs up to so many batches of a job. Returns how many items it has changed.
-async fn run_job(store: &dyn Store, request: OperateRequest, batches: u32) -> u64 {
-    let mut job = store.start_job(&request, JobPace::default()).await.unwrap().unwrap();
-    for _ in 0..batches {
-        job = store.run_job_batch(job.id).await.unwrap().unwrap();
-        if job.state != JobState::Running {
-            break;
-        }
+/// Runs a job until it ends or this number of its batches have changed items. The clock advances before each batch, as it
+/// does in a process. Returns how many items the job has changed.
+async fn run_job(f: &Fixture, request: OperateRequest, changing_batches: u32) -> u64 {
+    let mut job = f.store.start_job(&request, JobPace::default()).await.unwrap().unwrap();
+    let mut left = changing_batches;
+    while left > 0 && job.state == JobState::Running {
+        f.clock.advance(Duration::from_millis(5));
+        let advanced = f.store.run_job_batch(job.id).await.unwrap().unwrap();
+        left -= u32::from(advanced.changed > job.changed);
+        job = advanced;
     }
     job.changed
 }

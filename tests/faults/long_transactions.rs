@@ -16,12 +16,12 @@ use outbox::postgres::{PostgresOptions, PostgresStore};
 use outbox::sqlite::bench_support::longest_transaction;
 use outbox::sqlite::{SqliteOptions, SqliteStore};
 use outbox::store::{
-    Action, BatchMode, Claim, ClaimRequest, Control, ControlRequest, EffectKeys, Execution, ExportPosition, JobPace,
-    JobState, LeasePolicy, OperateRequest, RatedType, Retention, Selection, SettleRequest, Store,
+    Action, BatchMode, Claim, ClaimRequest, Control, ControlRequest, EffectKeys, Execution, ExportPosition,
+    LeasePolicy, OperateRequest, RatedType, Retention, Selection, SettleRequest, Store,
 };
 
-use super::job;
 use super::transaction_sampler::{Longest, Sampler};
+use super::{job, run_job};
 use crate::support::{
     Backend, Fixture, TestClock, TestDb, done, eventually, is_soak, item, on_each_backend, report, request, retry,
     with_streaks,
@@ -189,41 +189,28 @@ impl Measured {
         self.report("expire");
     }
 
-    /// Runs a job until so many batches have changed items. Returns how many items it has changed.
-    async fn run(&self, request: OperateRequest, batches: u32) -> u64 {
-        let mut job = self.f.store.start_job(&request, JobPace::default()).await.unwrap().unwrap();
-        let mut left = batches;
-        while left > 0 && job.state == JobState::Running {
-            self.f.clock.advance(Duration::from_millis(5));
-            let advanced = self.f.store.run_job_batch(job.id).await.unwrap().unwrap();
-            left -= u32::from(advanced.changed > job.changed);
-            job = advanced;
-        }
-        job.changed
-    }
-
     async fn measure_jobs(&self, items: u32, rounds: u32) {
         let store = &*self.f.store;
         let mut work = request(&["mail"], 250);
         work.suspects.room = SuspectRoom::None;
         store.claim(&work).await.unwrap();
         let release = Action::Release { lease: LeasePolicy::Break };
-        assert!(self.run(job(release, Status::Claimed), rounds).await > 0);
+        assert!(run_job(&self.f, job(release, Status::Claimed), rounds).await > 0);
         self.report("release");
-        assert!(self.run(job(DEAD, Status::Pending), u32::MAX).await > u64::from(items) / 2);
+        assert!(run_job(&self.f, job(DEAD, Status::Pending), u32::MAX).await > u64::from(items) / 2);
         self.report("dead-letter");
         let control = Control::Unblock { ordering_key: "line-991".into() };
         let unblock = ControlRequest { control, actor: "ada@host".into(), reason: None, execution: Execution::Apply };
         assert!(!store.control(&unblock).await.unwrap().items.is_empty());
         self.report("unblock");
-        assert!(self.run(job_of("mail", REPLAY, Status::Dlq), rounds).await > 0);
+        assert!(run_job(&self.f, job_of("mail", REPLAY, Status::Dlq), rounds).await > 0);
         self.report("replay");
-        assert!(self.run(job_of("mail", Action::Restore, Status::Dlq), rounds).await > 0);
+        assert!(run_job(&self.f, job_of("mail", Action::Restore, Status::Dlq), rounds).await > 0);
         self.report("restore");
         let later = Action::Reschedule { at: self.f.clock.now() };
-        assert!(self.run(job_of("mail", later, Status::Pending), rounds).await > 0);
+        assert!(run_job(&self.f, job_of("mail", later, Status::Pending), rounds).await > 0);
         self.report("reschedule");
-        assert!(self.run(job_of("step", Action::Purge, Status::Dlq), rounds).await > 0);
+        assert!(run_job(&self.f, job_of("step", Action::Purge, Status::Dlq), rounds).await > 0);
         self.report("purge");
     }
 

@@ -117,7 +117,7 @@ mod on_each {
         while store.expire_leases(&[]).await.unwrap() > 0 {}
         measured.expect_small("expire");
         let dead = Action::Dead { on_dead: OnDead::Block, lease: LeasePolicy::Break };
-        assert_eq!(run_job(store, job(dead, Status::Pending), u32::MAX).await, items);
+        assert_eq!(run_job(f, job(dead, Status::Pending), u32::MAX).await, items);
         measured.expect_small("dead-letter");
         let unblock = ControlRequest {
             control: Control::Unblock { ordering_key: "line".into() },
@@ -127,13 +127,13 @@ mod on_each {
         };
         assert_eq!(store.control(&unblock).await.unwrap().items.len() as u64, items / 4);
         measured.expect_small("unblock");
-        assert_eq!(run_job(store, job(Action::Restore, Status::Dlq), u32::MAX).await, items);
+        assert_eq!(run_job(f, job(Action::Restore, Status::Dlq), u32::MAX).await, items);
         measured.expect_small("restore");
-        assert_eq!(run_job(store, job(dead, Status::Pending), u32::MAX).await, items);
-        assert_eq!(run_job(store, job(Action::Replay { keys: EffectKeys::Same }, Status::Dlq), u32::MAX).await, items);
+        assert_eq!(run_job(f, job(dead, Status::Pending), u32::MAX).await, items);
+        assert_eq!(run_job(f, job(Action::Replay { keys: EffectKeys::Same }, Status::Dlq), u32::MAX).await, items);
         measured.expect_small("replay");
         import(store, backend).await;
-        assert_eq!(run_job(store, job(dead, Status::Pending), u32::MAX).await, items);
+        assert_eq!(run_job(f, job(dead, Status::Pending), u32::MAX).await, items);
         f.clock.advance(Duration::from_hours(1));
         let briefly = Some(Duration::from_secs(1));
         let retention = Retention { done: briefly, dead: briefly, signals: briefly, ..Retention::default() };
