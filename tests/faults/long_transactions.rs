@@ -1,9 +1,9 @@
-//! How long the transactions of a host last beside many items, on each engine: what it holds meanwhile, such as the
-//! writer of a SQLite file, applications wait for.
+//! How long the transactions of a host last in an outbox with many items, on each engine. A transaction holds locks, such
+//! as the write lock of a SQLite file, and applications wait for them.
 //!
-//! `make soak` measures them beside a million items, prints the longest of each operation, and expects that none lasts
-//! longer than a twentieth of a second. What a server waits for its disk and for vacuum is told apart: a host cannot
-//! shorten that.
+//! `make soak` runs each operation in an outbox with a million items, prints its longest transaction, and fails when one
+//! lasts longer than [`LIMIT`]. The time that a server waits for its disk or for vacuum does not count, because a host
+//! cannot shorten it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -90,9 +90,9 @@ impl Measured {
     }
 }
 
-/// Inserts items as an application does. Of those of the type `mail`, one in ten has one of a hundred ordering keys and
-/// one in ten is a step of one of a hundred sagas. Of a hundredth as many of the type `step` each is a saga of its own,
-/// and of as many of the type `spent` one attempt will fail.
+/// Inserts items as an application does. Of those of the type `mail`, one in ten has one of a hundred ordering keys, and
+/// one in ten is a step of one of a hundred sagas. There are a hundredth as many items of the type `step`, each in a saga
+/// of its own, and as many of the type `spent`, of each of which one attempt will fail.
 fn fill(f: &Fixture, backend: Backend, items: u32) {
     let insert = |columns: &str, items: u32| {
         let numbers = match backend {
@@ -115,7 +115,7 @@ fn fill(f: &Fixture, backend: Backend, items: u32) {
     insert("'spent', 'spent-' || n, '{}', NULL, NULL, NULL", items / 100);
 }
 
-/// Claims items and ends all claims alike, so many times. Returns how many it ended.
+/// Makes this number of claims, and settles every claimed item in the same way. Returns how many items it settled.
 async fn drain(store: &dyn Store, claim: impl Fn() -> ClaimRequest, end: SettleRequest, claims: u32) -> usize {
     let mut settled = 0;
     for _ in 0..claims {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-/// The part of the waiting connections that is closed at a time where the system has no descriptors: so a crowd of silent
-/// ones is through soon, and a few of them cost nobody else a connection.
+/// When the system has no file descriptors left, the server closes one in this number of the waiting connections at a
+/// time. A crowd of silent connections is gone after a few rounds, and of a few connections only one is closed.
 const WAITING_SHARE: usize = 8;
 
 /// The connections of one server.

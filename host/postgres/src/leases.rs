@@ -92,8 +92,8 @@ pub(crate) async fn find_ended(
     rows.iter().map(|row| Ok(ClaimToken::new(row.try_get(0)?))).collect()
 }
 
-/// Locks those of the leases that have still run out at `by`, but none that another transaction has locked. Returns what
-/// is in one of them, or in several that have at most so many items together.
+/// Locks those of the leases that have still run out at `by`, except for any that another transaction has locked. Returns
+/// the items of one of them at least, and of further ones as long as they have no more than `most` items together.
 pub(crate) async fn lock_ended(
     tx: &WriteTx<'_>,
     by: Millis,

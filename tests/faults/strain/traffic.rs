@@ -43,7 +43,7 @@ pub(super) struct Traffic<'a> {
 }
 
 impl<'a> Traffic<'a> {
-    /// Items with payloads of so many bytes, as fast as the host takes them.
+    /// Writes items with payloads of this number of bytes, as fast as the host takes them.
     pub(super) fn to(host: &'a HostProcess, bytes: usize) -> Self {
         Self {
             host,
@@ -65,7 +65,7 @@ impl<'a> Traffic<'a> {
         Self { pause, ..self }
     }
 
-    /// The same by so many callers at a time.
+    /// The same, by this number of callers at a time.
     pub(super) fn by(self, callers: usize) -> Self {
         Self { callers, ..self }
     }
@@ -128,13 +128,13 @@ impl<'a> Traffic<'a> {
         eventually(&format!("ready: {ready}"), SOON, async || self.is_ready.get() == ready).await;
     }
 
-    /// Waits until so many more items are acknowledged.
+    /// Waits until this number of further items are acknowledged.
     pub(super) async fn goes_on(&self, items: usize) {
         let enough = self.acknowledged.borrow().len() + items;
         eventually("writes go on", SOON, async || self.acknowledged.borrow().len() >= enough).await;
     }
 
-    /// Waits until so many more items are refused.
+    /// Waits until this number of further items are refused.
     pub(super) async fn is_refused(&self, items: usize) {
         let enough = self.refused.get() + items;
         eventually("writes are refused", SOON, async || self.refused.get() >= enough).await;
