@@ -1,5 +1,5 @@
 //! PostgreSQL: the server of the store becomes read-only beside one that takes over, forgets how far its sequences
-//! were, or has applications that hold every call up.
+//! were, has a backup restored under running hosts, or has applications that hold every call up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use outbox::item::ItemId;
 use outbox::postgres::{PostgresOptions, PostgresStore};
-use outbox::store::{BatchMode, Store, StoreError};
+use outbox::store::{BatchMode, Claim, Store, StoreError};
 use tokio::time::timeout;
 
 use crate::support::postgres::{Cluster, Database, Durability};
@@ -119,4 +119,38 @@ async fn calls_that_wait_for_an_application_keep_no_connection_from_workers_and_
     };
     let (waited, ()) = timeout(SOON, futures_util::future::join(waiting, meanwhile)).await.expect("they go on");
     assert!(waited.iter().any(Result::is_ok), "{waited:?}");
+}
+
+async fn claim_one(store: &dyn Store) -> Claim {
+    store.claim(&request(&["mail"], 1)).await.unwrap().claims.remove(0)
+}
+
+/// Settles until the store has a connection for it.
+async fn settle(store: &dyn Store, claim: &Claim) -> Result<(), StoreError> {
+    loop {
+        match store.settle(&claim.reference(), done()).await {
+            Err(StoreError::Unavailable { .. }) => {}
+            settled => return settled,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_claim_from_before_a_restore_settles_nothing_that_was_claimed_after_it() {
+    let cluster = Cluster::shared();
+    let database = cluster.database();
+    database.sql("INSERT INTO outbox.items (type, idem_key, payload) VALUES ('mail', 'k', '{}')").unwrap();
+    let (name, admin) = (database.name(), |sql: &str| cluster.sql("postgres", sql).unwrap());
+    admin(&format!("CREATE DATABASE {name}_backup OWNER outbox TEMPLATE {name}"));
+    let survivor = open(&database.url()).await;
+    let before = claim_one(&*survivor).await;
+    admin(&format!("DROP DATABASE {name} WITH (FORCE)"));
+    admin(&format!("ALTER DATABASE {name}_backup RENAME TO {name}"));
+    let restarted = open(&database.url()).await;
+    let after = claim_one(&*restarted).await;
+    assert_eq!(after.item.id, before.item.id);
+    let late = timeout(SOON, settle(&*survivor, &before)).await.expect("it finds the database again");
+    assert!(matches!(late, Err(StoreError::ClaimLost)), "{late:?}");
+    assert_eq!(database.sql("SELECT status FROM outbox.status").unwrap(), "CLAIMED");
+    restarted.settle(&after.reference(), done()).await.unwrap();
 }

@@ -107,3 +107,45 @@ impl fmt::Display for ClaimToken {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in a process that draws tokens for a test and prints them.
+    const DRAWS: &str = "OUTBOX_TEST_DRAWS_TOKENS";
+
+    /// The first tokens that a new process draws.
+    fn drawn_by_a_new_process(test: &str) -> Vec<i64> {
+        let mut process = Command::new(std::env::current_exe().unwrap());
+        let output = process.args(["--exact", test]).env(DRAWS, "1").output().unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        told.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    #[test]
+    fn processes_that_begin_alike_draw_different_tokens() {
+        if std::env::var_os(DRAWS).is_some() {
+            let mut told = std::io::stdout().lock();
+            for _ in 0..8 {
+                writeln!(told, "\n{}", ClaimToken::random()).unwrap();
+            }
+            return;
+        }
+        let test = "ids::tests::processes_that_begin_alike_draw_different_tokens";
+        let [one, other] = [drawn_by_a_new_process(test), drawn_by_a_new_process(test)];
+        assert_eq!((one.len(), other.len()), (8, 8));
+        assert!(one.iter().all(|token| !other.contains(token)), "{one:?} {other:?}");
+    }
+
+    #[test]
+    fn each_bit_of_a_token_is_random() {
+        let drawn: Vec<_> = (0..128).map(|_| ClaimToken::random().get()).collect();
+        assert!(drawn.iter().all(|token| *token > 0), "{drawn:?}");
+        let (ever, always) = drawn.iter().fold((0, i64::MAX), |(ever, always), token| (ever | token, always & token));
+        assert_eq!((ever, always), (i64::MAX, 0));
+    }
+}
