@@ -1,11 +1,10 @@
-//! Sagas on PostgreSQL: what a settlement reads beside many other steps, and two processes that end a run together.
+//! Sagas on PostgreSQL: what a settlement reads beside many other steps.
 
-use outbox::item::{ItemId, NewItem};
-use outbox::store::{BatchMode, Claim, ClaimRef, SignalSeq, Store, StoreError};
+use outbox::item::NewItem;
+use outbox::store::{BatchMode, Claim};
 
-use super::SOON;
 use crate::faults::{close, rows_read};
-use crate::support::{Backend, Fixture, TestDb, done, eventually, is_soak, item, report};
+use crate::support::{Backend, Fixture, TestDb, done, is_soak, item, report};
 
 /// The steps that are settled while the rows are counted.
 const SETTLED: u32 = 8;
@@ -55,39 +54,4 @@ async fn a_settlement_in_a_large_saga_reads_few_rows() {
     report(&format!("{SETTLED} settlements read {rows} rows beside {steps} steps of their saga"));
     // A look at all steps, or at those that are left, would read thousands.
     assert!(rows < 1_000.0, "{rows} rows");
-}
-
-/// Settles until the settlement has waited for no lock for too long.
-async fn settle(store: &dyn Store, claim: &ClaimRef) {
-    while let Err(err) = store.settle(claim, done()).await {
-        assert!(matches!(err, StoreError::Locked { .. }), "{err}");
-    }
-}
-
-#[tokio::test]
-async fn a_run_whose_last_two_steps_are_settled_at_once_by_two_processes_ends_once() {
-    let f = Fixture::new(Backend::Postgres).await;
-    let other = f.second().await;
-    f.store.enqueue(vec![step("a"), step("b")], BatchMode::AllOrNothing).await.unwrap();
-    let claims: Vec<_> = f.claim("mail", 2).await.iter().map(Claim::reference).collect();
-    let [first, second] = [0, 1].map(|place| claims[place].clone());
-    let (store, waiting) = (f.store.clone(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'");
-    let mut settling = Vec::new();
-    // Both have taken their steps out of the open ones before either learns of the other.
-    f.in_transaction("SELECT FROM outbox.sagas FOR UPDATE", async || {
-        settling.push(tokio::spawn(async move { settle(&*store, &first).await }));
-        settling.push(tokio::spawn(async move { settle(&*other, &second).await }));
-        let both_wait = async || f.sql(&format!("{waiting} AND datname = current_database()")).unwrap() == "2";
-        eventually("both wait for the run", SOON, both_wait).await;
-    })
-    .await;
-    for task in settling {
-        task.await.unwrap();
-    }
-    let signals = f.store.signals(SignalSeq::START, 100).await.unwrap();
-    let ends: Vec<_> = signals.iter().filter(|signal| signal.signal == "saga_end.Big").collect();
-    assert!(ends.len() == 1 && ends[0].data["outcome"] == "ok", "{ends:?}");
-    let saga = f.store.overview().await.unwrap().sagas.remove("Big").unwrap();
-    assert_eq!((saga.began, saga.ended_ok, saga.ended_err), (1, 1, 0));
-    assert_eq!(f.item(ItemId::new(1)).await.status, f.item(ItemId::new(2)).await.status);
 }

@@ -1,25 +1,44 @@
 //! The promises of every store to many concurrent callers, whose requests it processes in groups.
 
+use std::time::Duration;
+
 use outbox::core::{HostWrites, Settlement};
 use outbox::item::{NewItem, Status};
-use outbox::store::{BatchMode, ClaimRef, ClaimToken, SettleRequest, SignalSeq, StoreError};
+use outbox::store::{BatchMode, Claim, ClaimRef, ClaimToken, SettleRequest, SignalSeq, Store, StoreError};
 
-use crate::support::{Fixture, item, retry, settled};
+use crate::support::{Backend, Fixture, eventually, item, retry, settled};
 
 promises! {
     of_many_that_enqueue_at_once_each_learns_what_became_of_its_own_item
     of_many_that_settle_at_once_each_learns_what_became_of_its_own_claim
     of_two_settlements_of_one_claim_the_one_that_is_accepted_is_stored
     the_steps_of_a_saga_that_end_at_once_are_told_before_its_end
+    a_run_whose_last_two_steps_are_settled_at_once_by_two_processes_ends_once
 }
 
 fn done(result: &str) -> SettleRequest {
     settled(Settlement::Done { result: Some(result.into()), writes: HostWrites::default() })
 }
 
-mod promise {
-    use std::time::Duration;
+/// Settles until the settlement has waited for no lock for too long.
+async fn settle(store: &dyn Store, claim: &ClaimRef) {
+    while let Err(err) = store.settle(claim, done("ok")).await {
+        assert!(matches!(err, StoreError::Locked { .. }), "{err}");
+    }
+}
 
+/// Waits until both processes have come as far as they can beside a transaction that holds the row of their run.
+async fn both_wait(f: &Fixture) {
+    if f.backend() == Backend::Sqlite {
+        // Each has asked its writer, and no writer begins a transaction while another one writes.
+        return tokio::task::yield_now().await;
+    }
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                   AND datname = current_database()";
+    eventually("both wait for the run", Duration::from_mins(1), async || f.sql(waiting).unwrap() == "2").await;
+}
+
+mod promise {
     use super::*;
 
     pub(super) async fn of_many_that_enqueue_at_once_each_learns_what_became_of_its_own_item(f: Fixture) {
@@ -72,7 +91,7 @@ mod promise {
 
     pub(super) async fn of_two_settlements_of_one_claim_the_one_that_is_accepted_is_stored(f: Fixture) {
         f.store.enqueue((0..20).map(|n| item(&format!("k{n}"))).collect(), BatchMode::PerItem).await.unwrap();
-        let claims: Vec<_> = f.claim("mail", 20).await.iter().map(outbox::store::Claim::reference).collect();
+        let claims: Vec<_> = f.claim("mail", 20).await.iter().map(Claim::reference).collect();
         let calls = claims.iter().flat_map(|claim| ["one", "other"].map(|result| f.store.settle(claim, done(result))));
         let results = futures_util::future::join_all(calls).await;
         for (claim, results) in claims.iter().zip(results.chunks(2)) {
@@ -89,7 +108,7 @@ mod promise {
         let cid = |n: usize| Some(format!("c{}", n / 4));
         let step = |n: usize| NewItem { saga: Some("trip".into()), cid: cid(n), ..item(&format!("k{n}")) };
         f.store.enqueue((0..40).map(step).collect(), BatchMode::PerItem).await.unwrap();
-        let claims: Vec<_> = f.claim("mail", 40).await.iter().map(outbox::store::Claim::reference).collect();
+        let claims: Vec<_> = f.claim("mail", 40).await.iter().map(Claim::reference).collect();
         let calls = claims.iter().map(|claim| f.store.settle(claim, done("ok")));
         for result in futures_util::future::join_all(calls).await {
             result.unwrap();
@@ -99,6 +118,34 @@ mod promise {
             let of_run = signals.iter().filter(|signal| signal.data["cid"] == format!("c{run}"));
             let told: Vec<_> = of_run.map(|signal| signal.signal.split('.').next().unwrap()).collect();
             assert_eq!(told, ["saga_begin", "saga_step", "saga_step", "saga_step", "saga_step", "saga_end"]);
+        }
+    }
+
+    pub(super) async fn a_run_whose_last_two_steps_are_settled_at_once_by_two_processes_ends_once(f: Fixture) {
+        let step = |key: &str| NewItem { saga: Some("trip".into()), cid: Some("c".into()), ..item(key) };
+        f.store.enqueue(vec![step("a"), step("b")], BatchMode::AllOrNothing).await.unwrap();
+        let claims = f.claim("mail", 2).await;
+        let processes = [f.store.clone(), f.second().await];
+        let mut settling = Vec::new();
+        // On PostgreSQL both have taken their steps out of the open ones before either learns of the other.
+        f.in_transaction("UPDATE outbox_sagas SET dead = dead", async || {
+            for (store, claim) in processes.into_iter().zip(claims.iter().map(Claim::reference)) {
+                settling.push(tokio::spawn(async move { settle(&*store, &claim).await }));
+            }
+            both_wait(&f).await;
+        })
+        .await;
+        for task in settling {
+            task.await.unwrap();
+        }
+        let signals = f.store.signals(SignalSeq::START, 100).await.unwrap();
+        let told: Vec<_> = signals.iter().map(|signal| signal.signal.split('.').next().unwrap()).collect();
+        assert_eq!(told, ["saga_begin", "saga_step", "saga_step", "saga_end"]);
+        assert_eq!(signals[3].data["outcome"], "ok");
+        let saga = f.store.overview().await.unwrap().sagas.remove("trip").unwrap();
+        assert_eq!((saga.began, saga.ended_ok, saga.ended_err), (1, 1, 0));
+        for claim in claims {
+            assert_eq!(f.status(claim.item.id).await, Status::Done);
         }
     }
 }
