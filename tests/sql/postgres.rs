@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::{client, contains_example, sections};
 use crate::support::guests::root;
-use crate::support::postgres::{Cluster, psql};
+use crate::support::postgres::{Cluster, Database, psql};
 use crate::support::{Backend, Fixture, blocks};
 
 #[test]
@@ -26,34 +26,52 @@ fn run_example(program: &str, flag: &str, code: &str, url: &str) {
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A database in which a new role of this name has the documented grants of one that only inserts.
+fn with_documented_grants(role: &str) -> Database {
+    let (cluster, grants) =
+        (Cluster::shared(), blocks(sections().1, "sql").into_iter().find(|sql| sql.contains("GRANT")));
+    let (database, grants) = (cluster.database(), grants.unwrap().replace("shop", role));
+    let (create, grants) = grants.split_once('\n').unwrap();
+    cluster.sql("postgres", &create.replace(';', " LOGIN;")).unwrap();
+    database.sql(grants).unwrap();
+    database
+}
+
 #[test]
-fn the_documented_examples_for_postgresql_run() {
-    let database = Cluster::shared().database();
-    let document = sections().1;
-    for sql in blocks(document, "sql").into_iter().filter(|sql| !sql.contains("GRANT")) {
-        database.sql(sql).unwrap();
+fn the_documented_examples_for_postgresql_run_as_the_role_with_the_documented_grants() {
+    let (role, document) = ("clerk", sections().1);
+    let database = with_documented_grants(role);
+    let (url, as_clerk) = (database.url_of(role), |sql: &str| psql(&database.url_of(role), sql));
+    // The tables of the application are the role's own.
+    database.cluster().sql(database.name(), &format!("CREATE SCHEMA {role} AUTHORIZATION {role}")).unwrap();
+    let examples = blocks(document, "sql").into_iter().filter(|sql| !sql.contains("GRANT"));
+    let (reading, inserting): (Vec<_>, Vec<_>) = examples.partition(|sql| sql.contains("outbox.status"));
+    for sql in inserting {
+        as_clerk(sql).unwrap();
     }
     for python in blocks(document, "python") {
-        run_example("python3", "-c", python, &database.url());
+        run_example("python3", "-c", python, &url);
     }
     for javascript in blocks(document, "javascript") {
-        run_example("node", "-e", javascript, &database.url());
+        run_example("node", "-e", javascript, &url);
     }
-    client::run_example("postgres", &database.url());
+    // What these need in addition is documented as well.
+    assert!(as_clerk(reading[0]).unwrap_err().contains("permission denied for view status"));
+    database.sql(&format!("GRANT SELECT ON outbox.status, outbox.status_dlq TO {role}")).unwrap();
+    for sql in reading {
+        as_clerk(sql).unwrap();
+    }
+    database.sql(&format!("GRANT INSERT, SELECT ON outbox.items TO {role}")).unwrap();
+    client::run_example("postgres", &url);
     let keys = database.sql("SELECT idem_key FROM outbox.items ORDER BY id").unwrap();
     let expected = ["17-confirmed", "17-shipped", "17-paid", "18-confirmed", "20-confirmed", "19-confirmed"];
     assert_eq!(keys.split('\n').collect::<Vec<_>>(), expected.map(|key| format!("order-{key}")));
-    assert_eq!(database.sql("SELECT count(*) FROM orders").unwrap(), "4");
+    assert_eq!(as_clerk("SELECT count(*) FROM orders").unwrap(), "4");
 }
 
 #[test]
 fn the_documented_grants_are_enough_to_insert_and_allow_nothing_else() {
-    let cluster = Cluster::shared();
-    let database = cluster.database();
-    let grants = blocks(sections().1, "sql").into_iter().find(|sql| sql.contains("GRANT")).unwrap();
-    let (role, grants) = grants.split_once('\n').unwrap();
-    cluster.sql("postgres", &role.replace(';', " LOGIN;")).unwrap();
-    database.sql(grants).unwrap();
+    let database = with_documented_grants("shop");
     let as_shop = |sql: &str| psql(&database.url_of("shop"), sql);
     as_shop("SELECT outbox.enqueue('webhook', 'a', '{}')").unwrap();
     as_shop("SELECT outbox.enqueue('webhook', 'o', '{}', ordering_key => 'o')").unwrap();
@@ -63,6 +81,9 @@ fn the_documented_grants_are_enough_to_insert_and_allow_nothing_else() {
     as_shop(destination).unwrap();
     as_shop("INSERT INTO outbox.items (type, idem_key, payload) VALUES ('webhook', 'b', '{}')").unwrap();
     for forbidden in [
+        "INSERT INTO outbox.items (type, idem_key, payload, created_at) VALUES ('webhook', 'c', '', 1)",
+        "INSERT INTO outbox.items (type, idem_key, payload, id) VALUES ('webhook', 'c', '', 7)",
+        "INSERT INTO outbox.items (type, idem_key, payload) VALUES ('webhook', 'c', '') RETURNING id",
         "SELECT * FROM outbox.items",
         "UPDATE outbox.items SET metadata = '{}'",
         "DELETE FROM outbox.items",
@@ -75,6 +96,25 @@ fn the_documented_grants_are_enough_to_insert_and_allow_nothing_else() {
     }
     assert_eq!(database.sql("SELECT count(*) FROM outbox.items").unwrap(), "5");
     assert_eq!(database.sql("SELECT count(*) FROM outbox.queue WHERE fairness_key = 'acme'").unwrap(), "1");
+}
+
+#[test]
+fn the_further_documented_grants_allow_what_is_said_of_them_and_never_an_id() {
+    let database = with_documented_grants("till");
+    let as_till = |sql: &str| psql(&database.url_of("till"), sql);
+    let insert = |columns: &str, values: &str| {
+        format!("INSERT INTO outbox.items (type, idem_key, payload{columns}) VALUES ('webhook', {values})")
+    };
+    let returning = insert("", "'r', ''") + " ON CONFLICT (idem_key) DO NOTHING RETURNING id";
+    assert!(as_till(&returning).unwrap_err().contains("permission denied"));
+    database.sql("GRANT SELECT (id, idem_key) ON outbox.items TO till").unwrap();
+    assert_eq!(as_till(&returning).unwrap(), "1");
+    assert_eq!(as_till(&returning).unwrap(), "", "a duplicate has no row");
+    assert!(as_till("SELECT payload FROM outbox.items").unwrap_err().contains("permission denied"));
+    database.sql("GRANT INSERT, SELECT ON outbox.items TO till").unwrap();
+    as_till(&insert(", created_at", "'c', '', 7")).unwrap();
+    assert!(as_till(&insert(", id", "'i', '', 7")).unwrap_err().contains("leave out the id"));
+    assert_eq!(as_till("SELECT idem_key, created_at = 7 FROM outbox.items ORDER BY id").unwrap(), "r|f\nc|t");
 }
 
 #[test]
