@@ -1,6 +1,6 @@
 //! The move of a database from schema 1, where an item's status was in columns of the items table, to places.
 
-use std::time::{Duration, Instant};
+mod meanwhile;
 
 use outbox::item::Status;
 use outbox::postgres::{Notify, PostgresOptions, PostgresStore, migrate, plan_migration, schema_sql};
@@ -9,7 +9,7 @@ use outbox::store::{Execution, Inspect, Queue, StoreError, Transfer};
 
 use crate::migration::handle_after_each_dead_item;
 use crate::support::postgres::{Cluster, Database, psql};
-use crate::support::{all, done, is_soak, report, request};
+use crate::support::{all, done, request};
 
 const INITIAL: &str = include_str!("../../host/postgres/migrations/0001_initial.sql");
 const PLACES: &str = include_str!("../../host/postgres/migrations/schema/places.sql");
@@ -265,83 +265,6 @@ async fn a_view_of_an_application_over_the_old_columns_is_named_and_nothing_chan
     assert_eq!(database.sql("SELECT max(version) FROM outbox.migrations").unwrap(), "1");
     database.sql("DROP VIEW public.backlog").unwrap();
     migrated(&database).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_migration_tries_again_for_the_lock_that_an_application_holds() {
-    migrate_while_an_application_inserts(&old_database("")).await;
-}
-
-#[tokio::test]
-async fn what_is_inserted_while_a_migration_waits_is_kept_when_snapshots_are_the_default() {
-    let snapshots = "DO $$ BEGIN
-        EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''repeatable read''', current_database());
-    END $$";
-    migrate_while_an_application_inserts(&old_database(snapshots)).await;
-}
-
-/// SQL that makes items with 1 KiB of payload: of 20 there are 7 PENDING, 12 DONE and 1 in the DLQ.
-fn many(items: u32) -> String {
-    format!(
-        "INSERT INTO outbox.items (id, type, idem_key, payload, status, attempts, deliveries, done_at, dead_at, fingerprint,
-                                   last_error, handler_digest)
-         SELECT n, 'mail', 'k' || n, convert_to(lpad(n::text, 1024, '0'), 'UTF8'),
-                CASE WHEN n % 20 < 7 THEN 'PENDING' WHEN n % 20 < 19 THEN 'DONE' ELSE 'DLQ' END,
-                (n % 20 > 6)::integer, (n % 20 > 6)::integer, CASE WHEN n % 20 BETWEEN 7 AND 18 THEN 7 END,
-                CASE WHEN n % 20 = 19 THEN 8 END, CASE WHEN n % 20 = 19 THEN 'f' END,
-                CASE WHEN n % 20 = 19 THEN 'refused' END, CASE WHEN n % 20 > 6 THEN 'digest' END
-         FROM generate_series(1, {items}) AS n;
-         SELECT setval('outbox.items_id_seq', {items});
-         INSERT INTO outbox.counters (name, saga, type, slot, total)
-         SELECT 'done', '', 'mail', 0, count(*) FROM outbox.items WHERE status = 'DONE';
-         ANALYZE outbox.items"
-    )
-}
-
-#[tokio::test]
-async fn an_application_goes_on_while_a_large_store_is_migrated() {
-    let items = if is_soak() { 1_000_000 } else { 5_000 };
-    let database = old_database(&many(items));
-    let application = database.connect().await;
-    let insert = async |n: u32| {
-        let begun = Instant::now();
-        application.execute("SELECT outbox.enqueue('mail', $1, '{}')", &[&format!("new-{n}")]).await.unwrap();
-        begun.elapsed()
-    };
-    let (begun, mut inserted, mut longest) = (Instant::now(), 0, Duration::ZERO);
-    let mut migration = std::pin::pin!(migrated(&database));
-    let migrated = loop {
-        tokio::select! {
-            biased;
-            migrated = &mut migration => break migrated.unwrap(),
-            waited = insert(inserted) => (inserted, longest) = (inserted + 1, longest.max(waited)),
-        }
-    };
-    report(&format!(
-        "{items} items: {:?}; of {inserted} inserts meanwhile the longest took {longest:?}",
-        begun.elapsed()
-    ));
-    assert_eq!(migrated.to, 2);
-    let by_status = opened(&database.url()).await.overview().await.unwrap().by_status;
-    let part = u64::from(items / 20);
-    // The insert that the end of the migration interrupted may have been made.
-    let waiting = by_status["PENDING"] - 7 * part;
-    assert!((inserted..=inserted + 1).contains(&u32::try_from(waiting).unwrap()), "{waiting} of {inserted}");
-    assert_eq!((by_status["DONE"], by_status["DLQ"]), (12 * part, part));
-}
-
-async fn migrate_while_an_application_inserts(database: &Database) {
-    let mut application = database.connect().await;
-    let open = application.transaction().await.unwrap();
-    open.batch_execute("SELECT outbox.enqueue('mail', 'slow', '{}')").await.unwrap();
-    let migration = migrated(database);
-    let application = async {
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        open.commit().await.unwrap();
-    };
-    let (result, ()) = tokio::join!(migration, application);
-    assert_eq!(result.unwrap().to, 2);
-    assert_eq!(database.sql("SELECT status FROM outbox.status").unwrap(), "PENDING");
 }
 
 #[tokio::test]

@@ -307,7 +307,12 @@ impl Database {
 
     /// Opens a connection as an application would.
     pub(crate) async fn connect(&self) -> tokio_postgres::Client {
-        let (client, connection) = tokio_postgres::connect(&self.url(), tokio_postgres::NoTls).await.unwrap();
+        self.connect_as("outbox").await
+    }
+
+    /// Opens a connection as this role.
+    pub(crate) async fn connect_as(&self, role: &str) -> tokio_postgres::Client {
+        let (client, connection) = tokio_postgres::connect(&self.url_of(role), tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         client
     }
