@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use outbox::item::NewItem;
 use outbox::store::{BatchMode, Claim};
 
 use super::SOON;
+use crate::faults::close;
 use crate::support::postgres::{Cluster, Database, Durability};
-use crate::support::{Backend, Fixture, TestDb, done, eventually, item, report, request, with_streaks};
+use crate::support::{Backend, Fixture, TestDb, done, eventually, item, report, request, retry, with_streaks};
 
 /// Items in a batch: as many as one lease holds.
 const BATCH: usize = 250;
@@ -89,6 +91,37 @@ async fn a_claim_looks_at_the_queue_once_also_where_the_host_serves_types_withou
     let looks = "SELECT coalesce(sum(calls), 0) FROM pg_stat_user_functions WHERE funcname = 'claim'";
     eventually("the server has counted all calls", SOON, async || number(&database, looks) >= 5).await;
     assert_eq!(number(&database, looks), 5, "two for the first claim");
+}
+
+#[tokio::test]
+async fn a_claim_that_refuses_items_in_each_round_reads_no_item_twice() {
+    let Fixture { store, clock, test_db } = Fixture::new(Backend::Postgres).await;
+    let TestDb::Postgres(database) = &test_db else { unreachable!() };
+    // Every second item fails, and has no attempt left in the next claim.
+    let delay = |n: u64| Duration::from_millis(if n % 2 == 0 { 0 } else { 1_000 + n });
+    let items = (0..200).map(|n| NewItem { delay: delay(n), ..item(&format!("{n:03}")) }).collect();
+    store.enqueue(items, BatchMode::PerItem).await.unwrap();
+    let claims = store.claim(&request(&["mail"], 200)).await.unwrap().claims;
+    assert_eq!(claims.len(), 100);
+    for (n, claim) in (0..).zip(&claims) {
+        store.settle(&claim.reference(), retry(Duration::from_millis(1_000 + 2 * n))).await.unwrap();
+    }
+    clock.advance(Duration::from_secs(2));
+    close(database, vec![store]).await;
+
+    let read = "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables WHERE relname = 'items'";
+    let before = number(database, read);
+    let store = test_db.open("pod-1", &clock, None).await;
+    let mut without_retries = request(&["mail"], 100);
+    without_retries.types[0].max_retries = 0;
+    let claims = store.claim(&without_retries).await.unwrap().claims;
+    close(database, vec![store]).await;
+    let read = number(database, read) - before;
+    assert!(claims.iter().all(|claim| claim.item.attempts == 1));
+    assert!(claims.is_sorted_by_key(|claim| claim.item.available_at));
+    report(&format!("a claim of {} items of 200 read {read} rows of items", claims.len()));
+    assert!(claims.len() > 90, "{}", claims.len());
+    assert!(read <= 400, "{read} rows of items were read");
 }
 
 /// The number of pages that a call of a function looks at, which is rolled back.

@@ -17,7 +17,7 @@ use outbox_item::{Item, ItemId};
 use outbox_store::engine::attempt_record::{AttemptRecord, ClaimedItem};
 use outbox_store::engine::fair_keys::{LastServed, interleave};
 use outbox_store::engine::store_failures::{crashes_exhausted, retries_exhausted, row_undecodable};
-use outbox_store::{Claim, ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, SuspectTerms};
+use outbox_store::{ClaimBatch, ClaimRequest, ClaimTerms, ClaimToken, SuspectTerms};
 
 use crate::claim_end::{ClaimEnd, write_claim_ends};
 use crate::claim_limits::{Budgets, budgets, take_tokens};
@@ -96,7 +96,8 @@ struct ClaimRun<'a> {
     is_busy: bool,
     /// See [`ClaimBatch::lone_suspect_waits`].
     lone_suspect_waits: bool,
-    claims: Vec<Claim>,
+    /// Items that are handled, in the order of [`leased_rows::sort`].
+    handled: Vec<LeasedRow<'a>>,
     /// Items that are dead-lettered instead of being handled.
     refused: Vec<UnhandledItem>,
 }
@@ -150,7 +151,7 @@ enum ReadResult {
 impl<'a> ClaimRun<'a> {
     fn new(request: &'a ClaimRequest, budgets: Budgets<'a>, looks: &'a Looks, last_served: &'a LastServed) -> Self {
         let (lines, is_busy) = (Lines::new(&looks.quiet(request)), budgets.is_busy);
-        let (claims, refused, look) = (Vec::new(), Vec::new(), looks.begin(Instant::now()));
+        let (handled, refused, look) = (Vec::new(), Vec::new(), looks.begin(Instant::now()));
         let (is_more, lone_suspect_waits) = (false, false);
         Self {
             request,
@@ -163,7 +164,7 @@ impl<'a> ClaimRun<'a> {
             is_more,
             is_busy,
             lone_suspect_waits,
-            claims,
+            handled,
             refused,
         }
     }
@@ -196,10 +197,10 @@ impl<'a> ClaimRun<'a> {
         let read = self.lease_and_read(tx, &shares, &QueuePart::Suspects { losses, of_key }).await?;
         self.is_more |= read == ReadResult::Refused;
         if let Some(limited) = limited {
-            let refilled = limited.take_tokens(tx, &self.request.types[place], &self.claims).await?;
+            let refilled = limited.take_tokens(tx, &self.request.types[place], &self.handled).await?;
             self.suspects_in = self.suspects_in.into_iter().chain(refilled).min();
         }
-        Ok(if self.claims.is_empty() { SuspectRun::None } else { run })
+        Ok(if self.handled.is_empty() { SuspectRun::None } else { run })
     }
 
     /// Divides each type that fairness keys share into those that are served next.
@@ -225,10 +226,15 @@ impl<'a> ClaimRun<'a> {
         suspects.map(|(place, budget)| (place, budget.most_losses)).max_by_key(|(_, losses)| *losses)
     }
 
+    /// The items that this call has read, whether they are handled or refused.
+    fn read_before(&self) -> impl Iterator<Item = ItemId> {
+        let refused = self.refused.iter().map(|refused| refused.item.id);
+        self.handled.iter().map(|row| row.claim.item.id).chain(refused)
+    }
+
     /// The items that are leased and not read yet.
     fn unread(&self) -> u32 {
-        let read = count(&self.claims).saturating_add(count(&self.refused));
-        count(self.lines.leased()).saturating_sub(read)
+        count(self.lines.leased()).saturating_sub(count(self.read_before()))
     }
 
     /// How many more items of each line the next round takes at most. Each may turn out to be none that can be claimed.
@@ -271,8 +277,9 @@ impl<'a> ClaimRun<'a> {
         shares: &[u32],
         part: &QueuePart,
     ) -> Result<ReadResult, PgError> {
+        let read_before: Vec<_> = self.read_before().map(ItemId::get).collect();
         let claiming = self.claim_rows(tx, shares, part);
-        let (claimed, leased) = tokio::join!(biased; claiming, leased_rows::read(tx, self.request));
+        let (claimed, leased) = tokio::join!(biased; claiming, leased_rows::read(tx, self.request, &read_before));
         self.add_leased(shares, &claimed?, part)?;
         self.sort_out(tx, leased?).await
     }
@@ -334,23 +341,24 @@ impl<'a> ClaimRun<'a> {
         terms.iter().map(token).map(ClaimToken::get).collect()
     }
 
-    /// Reads what is leased, unless it has been read, and sorts out what is not handled.
+    /// Reads what is leased and has not been read, and sorts out what is not handled.
     async fn read(&mut self, tx: &WriteTx<'_>) -> Result<ReadResult, PgError> {
         if self.unread() == 0 {
             return Ok(ReadResult::Settled);
         }
-        let leased = leased_rows::read(tx, self.request).await?;
+        let read_before: Vec<_> = self.read_before().map(ItemId::get).collect();
+        let leased = leased_rows::read(tx, self.request, &read_before).await?;
         self.sort_out(tx, leased).await
     }
 
-    /// Sorts out what is not handled of what is leased.
+    /// Sorts out what is not handled of the items that were leased and read last.
     async fn sort_out(&mut self, tx: &WriteTx<'_>, rows: Vec<LeasedRow<'a>>) -> Result<ReadResult, PgError> {
-        let mut unread: HashSet<_> = self.lines.leased().copied().collect();
-        let known: HashSet<_> = self.refused.iter().map(|refused| refused.item.id).collect();
-        self.claims.clear();
+        let read_before: HashSet<_> = self.read_before().collect();
+        let mut unread: HashSet<_> = self.lines.leased().copied().filter(|id| !read_before.contains(id)).collect();
+        let (handled, refused) = (self.handled.len(), self.refused.len());
         for row in rows {
             let id = row.claim.item.id;
-            if !unread.remove(&id) || known.contains(&id) {
+            if !unread.remove(&id) {
                 continue;
             }
             match refuse(tx, &row, self.request.suspects.budget)? {
@@ -358,20 +366,23 @@ impl<'a> ClaimRun<'a> {
                     self.lines.refuse(id);
                     self.refused.push(UnhandledItem { item: row.claim.item, end });
                 }
-                None => self.claims.push(row.claim),
+                None => self.handled.push(row),
             }
+        }
+        if handled > 0 {
+            leased_rows::sort(&mut self.handled);
         }
         if !unread.is_empty() {
             self.lines.all.iter_mut().for_each(|line| line.leased.retain(|id| !unread.contains(id)));
             drop_missing(tx, &missing_in(tx, &leased_rows::tokens(self.request)).await?).await?;
         }
-        Ok(if self.refused.len() > known.len() { ReadResult::Refused } else { ReadResult::Settled })
+        Ok(if self.refused.len() > refused { ReadResult::Refused } else { ReadResult::Settled })
     }
 
     /// Dead-letters what is not handled. Returns the result of the call.
     async fn finish(self, tx: &mut WriteTx<'_>) -> Result<ClaimBatch, PgError> {
-        let Self { request, budgets, look, lines, mut claims, refused, is_more, is_busy, lone_suspect_waits, .. } =
-            self;
+        let Self { request, budgets, look, lines, handled, refused, is_more, is_busy, lone_suspect_waits, .. } = self;
+        let mut claims: Vec<_> = handled.into_iter().map(|row| row.claim).collect();
         let is_lease_full = (0..request.types.len()).any(|place| lines.leased_of(place) >= LEASE_MAX);
         let is_full = is_lease_full || count(&claims).saturating_add(lines.kept_for_quiet()) >= CLAIM_MAX;
         let is_more = is_more || is_full || count(&refused) >= REFUSED_MAX;

@@ -14,6 +14,7 @@ use outbox_store::{Claim, ClaimRequest, ClaimTerms};
 
 use crate::claim_limits::TypeBudget;
 use crate::error::PgError;
+use crate::leased_rows::LeasedRow;
 use crate::rows::unsigned;
 use crate::tx::{Query as _, Values, WriteTx};
 
@@ -127,10 +128,10 @@ impl LimitedSuspects {
         &self,
         tx: &WriteTx<'_>,
         terms: &ClaimTerms,
-        claims: &[Claim],
+        claimed: &[LeasedRow<'_>],
     ) -> Result<Option<Duration>, PgError> {
-        take_tokens(tx, terms, &self.rooms, claims.iter()).await?;
-        let keys = claims.iter().filter_map(|claim| claim.item.fairness_key.as_deref());
+        take_tokens(tx, terms, &self.rooms, claimed.iter().map(|row| &row.claim)).await?;
+        let keys = claimed.iter().filter_map(|row| row.claim.item.fairness_key.as_deref());
         Ok(keys.filter_map(|key| self.rooms.until_token_of(key, 1)).min())
     }
 }

@@ -1,7 +1,8 @@
 //! Reads the items of a claim's leases: what was enqueued, and what happened to an item before.
 //!
 //! Most items have no past. So the two are read apart, by functions of the schema that return no more than a claim needs,
-//! in one round trip. This file does not decide which items are handled (`claim`).
+//! in one round trip. A claim of several rounds reads each item once. This file does not decide which items are handled
+//! (`claim`).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -25,6 +26,8 @@ pub(crate) struct LeasedRow<'a> {
     pub(crate) claim: Claim,
     pub(crate) turn: Option<i64>,
     pub(crate) terms: &'a ClaimTerms,
+    /// The place of its type in the request.
+    place: usize,
     /// Why its row cannot be read.
     pub(crate) defect: Option<String>,
 }
@@ -34,26 +37,29 @@ pub(crate) fn tokens(request: &ClaimRequest) -> Vec<i64> {
     request.tokens().into_iter().map(ClaimToken::get).collect()
 }
 
-/// The items of the request's leases, in the order of the request's types, of their losses, and of their due times. What
-/// follows in a streak comes after its front.
-pub(crate) async fn read<'a>(tx: &WriteTx<'_>, request: &'a ClaimRequest) -> Result<Vec<LeasedRow<'a>>, PgError> {
+/// The items of the request's leases that the claim has not read before, in the order of [`sort`].
+pub(crate) async fn read<'a>(
+    tx: &WriteTx<'_>,
+    request: &'a ClaimRequest,
+    read_before: &[i64],
+) -> Result<Vec<LeasedRow<'a>>, PgError> {
     let tokens = tokens(request);
-    let values: Values<'_> = &[&tokens];
+    let values: Values<'_> = &[&tokens, &read_before];
     let (content, pasts) = tokio::join!(biased;
-        tx.rows("SELECT * FROM outbox.claimed_content($1)", values),
-        tx.rows("SELECT * FROM outbox.claimed_pasts($1)", values),
+        tx.rows("SELECT * FROM outbox.claimed_content($1, $2)", values),
+        tx.rows("SELECT * FROM outbox.claimed_pasts($1, $2)", values),
     );
     let (content, mut pasts) = (content?, pasts_by_id(&pasts?)?);
-    let mut found = Vec::with_capacity(content.len());
-    for row in &content {
-        let item_type: &str = row.try_get(COLUMN_TYPE)?;
-        let place = request.types.iter().position(|terms| terms.item_type == item_type).ok_or(PgError::LostRace)?;
-        let claimed = ClaimedRows { claimed_by: &request.claimed_by, claimed_at: tx.now, terms: &request.types[place] };
-        found.push((place, claimed.read(row, &mut pasts)?));
-    }
-    let fronts = fronts(&found);
-    found.sort_by_cached_key(|(place, row)| (*place, row.rank(&fronts)));
-    Ok(found.into_iter().map(|(_, row)| row).collect())
+    let claimed = ClaimedRows { request, claimed_at: tx.now };
+    let mut found = content.iter().map(|row| claimed.read(row, &mut pasts)).collect::<Result<Vec<_>, _>>()?;
+    sort(&mut found);
+    Ok(found)
+}
+
+/// Sorts by the order of the request's types, by losses, and by due times. What follows in a streak comes after its front.
+pub(crate) fn sort(rows: &mut [LeasedRow<'_>]) {
+    let fronts = fronts(rows);
+    rows.sort_by_cached_key(|row| (row.place, row.rank(&fronts)));
 }
 
 /// What happened to the items before, and when each of them was due.
@@ -70,23 +76,24 @@ fn pasts_by_id(rows: &[Row]) -> Result<Pasts, PgError> {
 /// The place of the type in the columns of `outbox.claimed_content`.
 const COLUMN_TYPE: usize = 1;
 
-/// What the claim itself says of an item.
-struct ClaimedRows<'a, 'r> {
-    claimed_by: &'r str,
+/// What the claim itself says of its items.
+struct ClaimedRows<'a> {
+    request: &'a ClaimRequest,
     claimed_at: Millis,
-    terms: &'a ClaimTerms,
 }
 
-impl<'a> ClaimedRows<'a, '_> {
+impl<'a> ClaimedRows<'a> {
     /// Decodes a row of `outbox.claimed_content`.
     fn read(&self, row: &Row, pasts: &mut Pasts) -> Result<LeasedRow<'a>, PgError> {
-        let id = ItemId::new(row.try_get(3)?);
+        let (types, item_type): (_, &str) = (&self.request.types, row.try_get(COLUMN_TYPE)?);
+        let place = types.iter().position(|terms| terms.item_type == item_type).ok_or(PgError::LostRace)?;
+        let (terms, id) = (&types[place], ItemId::new(row.try_get(3)?));
         let (past, was_due) = pasts.remove(&id).unwrap_or_else(|| (Past::claimed_once(), None));
         let mut defects = Vec::new();
         let item = Item {
             id,
             idem_key: row.try_get(4)?,
-            item_type: self.terms.item_type.clone(),
+            item_type: terms.item_type.clone(),
             payload: row.try_get(5)?,
             content_type: row.try_get(6)?,
             headers: rows::headers(row.try_get(7)?, &mut defects),
@@ -102,8 +109,8 @@ impl<'a> ClaimedRows<'a, '_> {
             replays: past.replays,
             available_at: was_due.map_or_else(|| rows::time(row, 14), Ok)?,
             claimed_at: Some(self.claimed_at),
-            claimed_by: Some(self.claimed_by.to_owned()),
-            lease_until: Some(self.claimed_at.saturating_add(self.terms.lease)),
+            claimed_by: Some(self.request.claimed_by.clone()),
+            lease_until: Some(self.claimed_at.saturating_add(terms.lease)),
             losses: past.losses,
             give_backs: past.give_backs,
             maybe_executed: past.maybe_executed,
@@ -117,7 +124,7 @@ impl<'a> ClaimedRows<'a, '_> {
         };
         let claim = Claim { item, token: ClaimToken::new(row.try_get(0)?) };
         let (turn, defect) = (row.try_get(2)?, defects.into_iter().next());
-        Ok(LeasedRow { claim, turn, terms: self.terms, defect })
+        Ok(LeasedRow { claim, turn, terms, place, defect })
     }
 }
 
@@ -125,10 +132,10 @@ impl<'a> ClaimedRows<'a, '_> {
 type Rank = (Reverse<u32>, Millis, ItemId, Option<i64>, ItemId);
 
 /// The due time and the id of the first item of each ordering key.
-fn fronts(found: &[(usize, LeasedRow<'_>)]) -> HashMap<String, (Millis, ItemId)> {
-    let mut in_line: Vec<_> = found
+fn fronts(rows: &[LeasedRow<'_>]) -> HashMap<String, (Millis, ItemId)> {
+    let mut in_line: Vec<_> = rows
         .iter()
-        .filter_map(|(_, row)| Some((row.claim.item.ordering_key.as_ref()?, row.turn, &row.claim.item)))
+        .filter_map(|row| Some((row.claim.item.ordering_key.as_ref()?, row.turn, &row.claim.item)))
         .collect();
     in_line.sort_by_key(|(_, turn, item)| Reverse((*turn, item.id)));
     in_line.into_iter().map(|(key, _, item)| (key.clone(), (item.available_at, item.id))).collect()

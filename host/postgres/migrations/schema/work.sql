@@ -815,8 +815,9 @@ BEGIN
     END IF;
 END $$;
 
--- What was enqueued of each item in the leases, for the claim that made them. The claim knows the rest of a lease.
-CREATE FUNCTION outbox.claimed_content(tokens bigint[]) RETURNS TABLE (
+-- What was enqueued of each item in the leases, for the claim that made them, except for those that it has read before.
+-- The claim knows the rest of a lease.
+CREATE FUNCTION outbox.claimed_content(tokens bigint[], read_before bigint[]) RETURNS TABLE (
     token bigint, kind text, turn bigint, id bigint, idem_key text, payload bytea, content_type text, headers text,
     metadata text, cid text, saga text, ordering_key text, fairness_key text, created_at bigint, available_at bigint
 ) LANGUAGE plpgsql
@@ -830,11 +831,11 @@ BEGIN
     FROM outbox.leases AS lease
          CROSS JOIN LATERAL unnest(lease.ids, lease.turns) AS leased (id, turn)
          JOIN outbox.items AS item ON item.id = leased.id
-    WHERE lease.token = ANY (tokens);
+    WHERE lease.token = ANY (tokens) AND leased.id <> ALL (read_before);
 END $$;
 
--- What happened to the items in the leases before. Most have no past.
-CREATE FUNCTION outbox.claimed_pasts(tokens bigint[]) RETURNS TABLE (
+-- What happened to the same items before. Most have no past.
+CREATE FUNCTION outbox.claimed_pasts(tokens bigint[], read_before bigint[]) RETURNS TABLE (
     id bigint, attempts integer, deliveries integer, losses integer, replays integer, effects integer,
     give_backs integer, maybe_executed boolean, given_back_since bigint, last_error text, available_at bigint,
     handler_digest text
@@ -849,7 +850,7 @@ BEGIN
          CROSS JOIN LATERAL unnest(lease.ids) AS leased (id)
          JOIN outbox.past AS known ON known.id = leased.id
          LEFT JOIN outbox.handlers AS handler ON handler.id = known.handler
-    WHERE lease.token = ANY (tokens);
+    WHERE lease.token = ANY (tokens) AND leased.id <> ALL (read_before);
 END $$;
 
 -- The items of leases, as outbox.status shows them.
