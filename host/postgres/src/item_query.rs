@@ -32,10 +32,11 @@ impl ItemQuery {
         Self { statuses, condition }
     }
 
-    /// SQL for the ids of the first `limit` items behind `after` and up to `end`, ascending. Each place is read in the
-    /// order of its ids from there on, whatever the statistics say: else the server may begin with the first of all items.
-    fn ids_between(&self, (after, end): (ItemId, ItemId), limit: u32) -> String {
-        let range = format!("id > {after} AND id <= {end}");
+    /// SQL for one look at the items behind `after` and up to `last`: the id up to which it reads, and the ids of the first
+    /// `limit` items up to there, ascending. Each place is read in the order of its ids from `after` on, whatever the
+    /// statistics say: else the server may begin with the first of all items.
+    fn look(&self, (after, last): (ItemId, ItemId), limit: u32) -> String {
+        let range = format!("id > {after} AND id <= (SELECT up_to FROM look)");
         let first = format!("ORDER BY id LIMIT {limit}");
         let of_status = |status: &Status| {
             let of_view = format!("SELECT id FROM {} WHERE {}", view_of(*status), self.condition.sql);
@@ -51,17 +52,22 @@ impl ItemQuery {
             }
         };
         let parts: Vec<_> = self.statuses.iter().map(of_status).collect();
-        format!("SELECT id FROM ({}) AS part {first}", parts.join(" UNION ALL "))
+        format!(
+            "WITH look AS MATERIALIZED (SELECT {} AS up_to)
+             SELECT up_to, ARRAY(SELECT id FROM ({}) AS part {first}) FROM look",
+            self.look_end(after, last),
+            parts.join(" UNION ALL ")
+        )
     }
 
-    /// SQL for the id up to which [`ROWS_MAX`] rows of a place come behind `after`, in the place where that is the least.
-    /// NULL when no place has so many.
-    fn look_end(&self, after: ItemId) -> String {
-        let nth =
-            |place| format!("(SELECT id FROM {place} WHERE id > {after} ORDER BY id OFFSET {} LIMIT 1)", ROWS_MAX - 1);
-        let parts: Vec<_> = self.statuses.iter().copied().filter_map(place_of).map(nth).collect();
-        let parts = if parts.is_empty() { "(SELECT NULL::bigint AS id)".to_owned() } else { parts.join(" UNION ALL ") };
-        format!("SELECT min(id) FROM ({parts}) AS part")
+    /// SQL for the id up to which a look reads: in each place it reads at most [`ROWS_MAX`] rows. Where no place has more
+    /// behind `after`, it reads up to `last`.
+    fn look_end(&self, after: ItemId, last: ItemId) -> String {
+        let ends = self.statuses.iter().copied().filter_map(place_of).map(|place| {
+            format!("(SELECT id FROM {place} WHERE id > {after} ORDER BY id OFFSET {} LIMIT 1)", ROWS_MAX - 1)
+        });
+        // LEAST ignores the NULL of a place that has fewer rows.
+        format!("LEAST({})", ends.chain([format!("{last}::bigint")]).collect::<Vec<_>>().join(", "))
     }
 
     /// SQL for the first `limit` items in the order of `order`. Each status is read from its own view with its own
@@ -103,26 +109,28 @@ pub(crate) fn view_of(status: Status) -> &'static str {
 
 /// The ids of the first `limit` items that are wanted, ascending.
 pub(crate) async fn ids(tx: &impl Query, query: &ItemQuery, limit: u32) -> Result<Vec<ItemId>, PgError> {
-    read_ids(tx, query, &query.first("id", "id", limit)).await
+    let rows = tx.rows(&query.first("id", "id", limit), &values(&query.condition)).await?;
+    rows.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect()
 }
 
-/// The ids of the first `limit` items that are wanted in the range, ascending. See [`ItemQuery::ids_between`].
-pub(crate) async fn ids_between(
+/// The result of one look at a range of ids.
+pub(crate) struct RangeLook {
+    /// The id up to which the look has read.
+    pub(crate) up_to: ItemId,
+    /// The first items that are wanted up to there, ascending.
+    pub(crate) found: Vec<ItemId>,
+}
+
+/// Looks for the first `limit` items that are wanted in the range, of which the look reads a bounded part. See
+/// [`ItemQuery::look`].
+pub(crate) async fn look(
     tx: &impl Query,
     query: &ItemQuery,
     range: (ItemId, ItemId),
     limit: u32,
-) -> Result<Vec<ItemId>, PgError> {
-    read_ids(tx, query, &query.ids_between(range, limit)).await
-}
-
-/// Up to which id one look behind `after` reads; `None` when it may read up to the last item.
-pub(crate) async fn look_end(tx: &impl Query, query: &ItemQuery, after: ItemId) -> Result<Option<ItemId>, PgError> {
-    let rows = tx.rows(&query.look_end(after), &[]).await?;
-    Ok(rows.first().ok_or(PgError::LostRace)?.try_get::<_, Option<i64>>(0)?.map(ItemId::new))
-}
-
-async fn read_ids(tx: &impl Query, query: &ItemQuery, statement: &str) -> Result<Vec<ItemId>, PgError> {
-    let rows = tx.rows(statement, &values(&query.condition)).await?;
-    rows.iter().map(|row| Ok(ItemId::new(row.try_get(0)?))).collect()
+) -> Result<RangeLook, PgError> {
+    let rows = tx.rows(&query.look(range, limit), &values(&query.condition)).await?;
+    let row = rows.first().ok_or(PgError::LostRace)?;
+    let found: Vec<i64> = row.try_get(1)?;
+    Ok(RangeLook { up_to: ItemId::new(row.try_get(0)?), found: found.into_iter().map(ItemId::new).collect() })
 }

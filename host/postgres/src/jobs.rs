@@ -18,7 +18,7 @@ use outbox_store::{DeadCause, Filter, Job, JobId, JobOutcome, JobPace, JobState,
 
 use crate::context::PgContext;
 use crate::error::PgError;
-use crate::item_query::{ItemQuery, ids_between, look_end};
+use crate::item_query::{self, ItemQuery, RangeLook};
 use crate::operate::change_batch;
 use crate::rows::{json_column, optional_time, time, unsigned, values};
 use crate::tx::{Query, ReadTx, WriteTx, without_nul};
@@ -126,12 +126,11 @@ async fn next_batch(tx: &ReadTx<'_>, job: &Job) -> Result<JobBatch, PgError> {
     let mut query = ItemQuery::with(&job.filter, SqlFilter::one_by_one(&job.filter));
     query.condition.and("epoch < ?", Some(job.id));
     tx.set(IN_ORDER).await?;
-    let end = look_end(tx, &query, job.scanned_up_to).await?.filter(|end| *end < job.last_id);
-    let look = (job.scanned_up_to, end.unwrap_or(job.last_id));
-    let looked_at = ids_between(tx, &query, look, job.batch_size()).await?;
-    let mut matching = content::retain(tx, &job.filter, looked_at.clone()).await?;
+    let range = (job.scanned_up_to, job.last_id);
+    let RangeLook { up_to, found } = item_query::look(tx, &query, range, job.batch_size()).await?;
+    let mut matching = content::retain(tx, &job.filter, found.clone()).await?;
     matching.truncate(job.untried());
-    Ok(job.batch_of(&looked_at, matching, end))
+    Ok(job.batch_of(&found, matching, Some(up_to).filter(|up_to| *up_to < job.last_id)))
 }
 
 /// Lets the job look again later.
