@@ -227,7 +227,7 @@ async fn the_overview_in_words_has_the_form_that_is_described_and_is_there_when_
 
 #[tokio::test]
 async fn every_problem_of_every_route_is_met() {
-    let document = document();
+    let (document, mut hosts) = (document(), problems::Hosts::default());
     for operation in operations(&document) {
         for word in operation.problems() {
             // No request causes an error of the host itself, and SQLite says what time it is without its file.
@@ -235,7 +235,7 @@ async fn every_problem_of_every_route_is_met() {
             if word == "internal" || asks_the_time && word == "store-unavailable" {
                 continue;
             }
-            let answer = problems::provoke(&operation, &word).await;
+            let answer = hosts.provoke(&operation, &word).await;
             let told = answer.json();
             assert_eq!(told["type"], format!("urn:outbox:problem:{word}"), "{} {word}: {answer:?}", operation.id());
             let status = answer.status.as_u16().to_string();

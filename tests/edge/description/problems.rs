@@ -1,5 +1,6 @@
 //! A request for each problem of each route, which meets it.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -14,28 +15,49 @@ use super::super::HttpResponse;
 use super::Operation;
 use super::scene::{Scene, example_body, example_path, example_request, request_to, settings, token_of};
 
-/// A request that meets the problem, and its answer.
-pub(super) async fn provoke(operation: &Operation, word: &str) -> HttpResponse {
-    let admin = token_of(Role::Admin);
-    if let Some(settings) = unusual(word) {
-        let scene = Scene::with(settings, word != "not-ready").await;
-        return in_unusual_host(&scene, operation, word, &admin).await;
+/// The host on which each problem is met. A request that meets a problem changes nothing, so one host serves all routes.
+#[derive(Default)]
+pub(super) struct Hosts(HashMap<String, Scene>);
+
+/// Problems after which another host is needed, because there are failed attempts to log in, items or streams.
+const LEAVING_TRACES: [&str; 4] = ["unauthorized", "conflict", "inline-failed", "too-many-streams"];
+
+impl Hosts {
+    /// A request that meets the problem, and its answer.
+    pub(super) async fn provoke(&mut self, operation: &Operation, word: &str) -> HttpResponse {
+        if LEAVING_TRACES.contains(&word) {
+            self.0.remove(word);
+        }
+        if !self.0.contains_key(word) {
+            let is_scanned = word != "not-ready";
+            let scene = Scene::with(unusual(word).unwrap_or_else(settings), is_scanned).await;
+            self.0.insert(word.to_owned(), scene);
+        }
+        provoke(&self.0[word], operation, word).await
     }
-    let scene = Scene::closed().await;
+}
+
+async fn provoke(scene: &Scene, operation: &Operation, word: &str) -> HttpResponse {
+    let admin = token_of(Role::Admin);
+    if unusual(word).is_some() {
+        return in_unusual_host(scene, operation, word, &admin).await;
+    }
     match word {
-        "unauthorized" | "too-many-attempts" => unknown_caller(&scene, operation, word).await,
+        "unauthorized" | "too-many-attempts" => unknown_caller(scene, operation, word).await,
         "forbidden" => {
             let right = operation.right().unwrap_or(Right::Read);
             let role = Role::ALL.into_iter().find(|role| !role.rights().has(right)).unwrap();
             scene.send(example_request(operation), Some(&token_of(role))).await
         }
-        "cross-site" => scene.send(of_another_site(&scene, operation).await, None).await,
+        "cross-site" => scene.send(of_another_site(scene, operation).await, None).await,
         "store-unavailable" => {
-            std::fs::remove_file(scene.host.folder.file()).unwrap();
+            if scene.host.folder.file().exists() {
+                std::fs::remove_file(scene.host.folder.file()).unwrap();
+            }
             scene.send(example_request(operation), Some(&admin)).await
         }
-        "too-many-streams" => one_stream_more(&scene, operation, &admin).await,
-        "conflict" => other_content(&scene, operation, &admin).await,
+        "too-many-streams" => one_stream_more(scene, operation, &admin).await,
+        "conflict" => other_content(scene, operation, &admin).await,
         _ => scene.send(wrong_request(operation, word), Some(&admin)).await,
     }
 }
