@@ -15,6 +15,11 @@ use outbox::check::{CheckOptions, CheckReport, check};
 
 use crate::support::guests::gallery;
 
+/// The folder of the gallery's compiled code. Each check of an exhibit would compile it otherwise.
+fn code_cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("gallery")
+}
+
 /// A folder with the gallery and one case of it, for one of the twins.
 struct Exhibit {
     dir: tempfile::TempDir,
@@ -46,8 +51,8 @@ impl Exhibit {
 
     async fn check(&self, only: Option<&str>) -> CheckReport {
         let (component, cases) = (self.component(), self.dir.path().join("cases"));
-        let options =
-            CheckOptions { component, cases, only: only.map(|id| id.parse().unwrap()), ..CheckOptions::default() };
+        let only = only.map(|id| id.parse().unwrap());
+        let options = CheckOptions { component, cases, only, next: None, cache: Some(code_cache()) };
         check(&options, Arc::new(|_| {})).await.unwrap().pop().unwrap()
     }
 }

@@ -55,7 +55,7 @@ exhibits! {
         error_page_parsed, lookup_error_is_no;
     keys: clock_in_name, random_url, day_in_url, equal_lines, different_lines, smaller_batches, name_at_two_receivers,
         key_of_its_own, hosts_by_turns, hash_map_order, channel_by_hour;
-    order: charge_then_record, shared_url, emits_outside, twenty_calls, put_that_adds, creates_if_missing,
+    order: charge_then_record, shared_url, emits_outside, many_calls, put_that_adds, creates_if_missing,
         too_late_midway, asks_for_token, sets_a_url_twice, pages_of_a_shrinking_list;
     payloads: random_body, clock_in_body, attempt_in_body, unsorted_body, read_modify_write, rate_of_the_moment,
         counts_at_receiver, takes_the_last_seat, says_when_it_was_seen;

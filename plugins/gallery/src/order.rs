@@ -44,9 +44,10 @@ pub(crate) fn emits_outside(item: &Item, twin: Twin) -> Result<(), Failure> {
     post("/queue/receipts", receipt.to_string())
 }
 
-/// Twenty calls, each with an effect of its own.
-pub(crate) fn twenty_calls(item: &Item, _: Twin) -> Result<(), Failure> {
-    (1..=20).try_for_each(|call| post(&format!("/parts/{call}"), item.idem_key.clone()))
+/// As many calls as the payload says, each with an effect of its own.
+pub(crate) fn many_calls(item: &Item, _: Twin) -> Result<(), Failure> {
+    let calls: u32 = item.json()?;
+    (1..=calls).try_for_each(|call| post(&format!("/parts/{call}"), item.idem_key.clone()))
 }
 
 fn is_found(path: &str) -> Result<bool, Failure> {
