@@ -5,6 +5,8 @@
 //! the next test run removes its files. `initdb` refuses root, so as root all server programs run as the user
 //! `postgres`.
 
+mod homes;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -16,9 +18,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::clock::ProcessClock;
-use super::guests::root;
 use super::host::{HostConfig, free_port};
 use super::places;
+use homes::{home, locked};
 
 /// The template for the databases of tests: it contains only the outbox's schema.
 const TEMPLATE: &str = "outbox_template";
@@ -146,7 +148,7 @@ impl Cluster {
     /// Creates an empty folder and chooses a port.
     fn lay(durability: Durability, disk: Disk) -> Self {
         static CLUSTERS: AtomicU32 = AtomicU32::new(0);
-        let home = home();
+        let home = home(durability);
         let name = format!("{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
         let (lock, dir) = (locked(&home, &name), home.join(&name));
         for dir in [&dir, &dir.join("small")] {
@@ -391,47 +393,4 @@ fn as_owner(program: impl AsRef<std::ffi::OsStr>, dir: &Path) -> Command {
         command.uid(user).gid(group);
     }
     command
-}
-
-/// The folder for all servers: below `target`, or in the temporary folder when the owner cannot reach `target`.
-fn home() -> PathBuf {
-    static HOME: OnceLock<PathBuf> = OnceLock::new();
-    let home = HOME.get_or_init(|| {
-        let candidates = [root().join("target/postgres"), std::env::temp_dir().join("outbox-postgres")];
-        let home = candidates.into_iter().find(|home| is_reachable(home)).expect("a folder that the owner reaches");
-        sweep(&home);
-        home
-    });
-    home.clone()
-}
-
-fn is_reachable(home: &Path) -> bool {
-    fs::create_dir_all(home).unwrap();
-    give(home);
-    let looked = as_owner("test", Path::new("/")).arg("-w").arg(home).status();
-    looked.is_ok_and(|status| status.success())
-}
-
-/// Creates and locks the file that shows whether the process of a cluster is alive.
-fn locked(home: &Path, name: &str) -> File {
-    let lock = File::create(home.join(format!("{name}.lock"))).unwrap();
-    lock.try_lock().unwrap();
-    lock
-}
-
-/// Removes the servers and folders that earlier runs left behind, and the lock files of all finished runs.
-fn sweep(home: &Path) {
-    for entry in fs::read_dir(home).unwrap().map(Result::unwrap) {
-        let lock = entry.path();
-        if lock.extension().is_none_or(|ext| ext != "lock") {
-            continue;
-        }
-        let is_left_over = File::open(&lock).is_ok_and(|file| file.try_lock().is_ok());
-        if is_left_over {
-            let dir = lock.with_extension("");
-            drop(Cluster::tool("pg_ctl", home).args(["stop", "-m", "immediate", "-D"]).arg(dir.join("data")).output());
-            drop(fs::remove_dir_all(dir));
-            drop(fs::remove_file(lock));
-        }
-    }
 }
