@@ -45,14 +45,14 @@ mod promise {
         }
         let sound = f.enqueue(item("sound")).await;
         let dead = || f.sql("SELECT count(*) FROM outbox_dead").unwrap().parse::<u32>().unwrap();
-        while f.status(sound).await != Status::Claimed {
+        // The sound item may be claimed before the last items of other types are dead.
+        while dead() < 900 || f.status(sound).await != Status::Claimed {
             let before = dead();
             let batch = f.store.claim(&request(&types, 1_000)).await.unwrap();
             assert!(dead() - before <= 250, "{} in one transaction", dead() - before);
             let goes_on = dead() > before && batch.next_available_in == Some(Duration::ZERO);
             assert!(goes_on || dead() == 900, "{:?} after {}", batch.next_available_in, dead());
         }
-        assert_eq!(dead(), 900);
     }
 
     pub(super) async fn an_item_is_claimed_by_one_worker_only(f: Fixture) {
