@@ -141,10 +141,11 @@ freeze: wasm-target
 	cd $(RELEASED) && sha256sum $$version/* >> SHA256SUMS
 
 # The host and the handlers are always built separately. Built together, they would request other features of their
-# shared crates, and cargo would compile wasmtime a second time.
+# shared crates, and cargo would compile wasmtime a second time. Twice as many tests run as there are cores, because most
+# of them wait half of their time for a process, a disk or a clock.
 test: tools promtool docker-registry clients plugins guests
 	$(CARGO) test $(CLIENT)
-	$(CARGO) test $(HOST:%=-p %)
+	RUST_TEST_THREADS="$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))}" $(CARGO) test $(HOST:%=-p %)
 	$(CARGO) test -p outbox-handler
 
 # The program builds these handlers itself, with tools that it installs below target/ from lock files.
