@@ -98,7 +98,7 @@ async fn a_claim_that_refuses_items_in_each_round_reads_no_item_twice() {
     let Fixture { store, clock, test_db } = Fixture::new(Backend::Postgres).await;
     let TestDb::Postgres(database) = &test_db else { unreachable!() };
     // Every second item fails, and has no attempt left in the next claim.
-    let delay = |n: u64| Duration::from_millis(if n % 2 == 0 { 0 } else { 1_000 + n });
+    let delay = |n: u64| Duration::from_millis(if n.is_multiple_of(2) { 0 } else { 1_000 + n });
     let items = (0..200).map(|n| NewItem { delay: delay(n), ..item(&format!("{n:03}")) }).collect();
     store.enqueue(items, BatchMode::PerItem).await.unwrap();
     let claims = store.claim(&request(&["mail"], 200)).await.unwrap().claims;
