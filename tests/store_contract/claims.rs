@@ -53,6 +53,7 @@ mod promise {
             let goes_on = dead() > before && batch.next_available_in == Some(Duration::ZERO);
             assert!(goes_on || dead() == 900, "{:?} after {}", batch.next_available_in, dead());
         }
+        assert_eq!(dead(), 900);
     }
 
     pub(super) async fn an_item_is_claimed_by_one_worker_only(f: Fixture) {

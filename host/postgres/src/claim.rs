@@ -277,9 +277,7 @@ impl<'a> ClaimRun<'a> {
         shares: &[u32],
         part: &QueuePart,
     ) -> Result<ReadResult, PgError> {
-        let read_before: Vec<_> = self.read_before().map(ItemId::get).collect();
-        let claiming = self.claim_rows(tx, shares, part);
-        let (claimed, leased) = tokio::join!(biased; claiming, leased_rows::read(tx, self.request, &read_before));
+        let (claimed, leased) = tokio::join!(biased; self.claim_rows(tx, shares, part), self.read_leased(tx));
         self.add_leased(shares, &claimed?, part)?;
         self.sort_out(tx, leased?).await
     }
@@ -346,9 +344,13 @@ impl<'a> ClaimRun<'a> {
         if self.unread() == 0 {
             return Ok(ReadResult::Settled);
         }
-        let read_before: Vec<_> = self.read_before().map(ItemId::get).collect();
-        let leased = leased_rows::read(tx, self.request, &read_before).await?;
+        let leased = self.read_leased(tx).await?;
         self.sort_out(tx, leased).await
+    }
+
+    async fn read_leased(&self, tx: &WriteTx<'_>) -> Result<Vec<LeasedRow<'a>>, PgError> {
+        let read_before: Vec<_> = self.read_before().map(ItemId::get).collect();
+        leased_rows::read(tx, self.request, &read_before).await
     }
 
     /// Sorts out what is not handled of the items that were leased and read last.
@@ -369,6 +371,7 @@ impl<'a> ClaimRun<'a> {
                 None => self.handled.push(row),
             }
         }
+        // The rows of one reading are in order.
         if handled > 0 {
             leased_rows::sort(&mut self.handled);
         }
