@@ -6,6 +6,7 @@ mod hindrances;
 mod lock_order;
 mod migration;
 mod pooler;
+mod restore;
 mod sagas;
 
 use std::sync::Arc;
