@@ -8,7 +8,7 @@ use outbox::store::StoreError;
 
 use super::REPLAY;
 use super::orders::{CAREFUL, keyed, operate, unblock};
-use crate::support::{Fixture, dead, done, request, retry, settled};
+use crate::support::{Backend, Fixture, dead, done, request, retry, settled};
 
 promises! {
     a_dead_head_is_unblocked_and_audited
@@ -19,6 +19,7 @@ promises! {
     a_key_goes_on_after_each_of_several_dead_items_that_block_it
     an_unblock_frees_a_key_of_all_its_dead_items_at_once
     an_item_whose_lane_was_removed_by_hand_keeps_its_key_and_its_place_when_it_comes_back
+    an_item_whose_lane_another_item_got_keeps_its_key_and_its_place_when_it_comes_back
 }
 
 /// Items of one key: 1, 3 and 5 wait, and 2 and 4 are dead and block it.
@@ -165,6 +166,26 @@ mod promise {
         f.sql("DELETE FROM outbox_lanes").unwrap();
         f.clock.advance(Duration::from_mins(2));
         assert_eq!(f.store.expire_leases(&[]).await.unwrap(), 1);
+        goes_on_with(&f, first).await;
+        goes_on_with(&f, second).await;
+    }
+
+    pub(super) async fn an_item_whose_lane_another_item_got_keeps_its_key_and_its_place_when_it_comes_back(f: Fixture) {
+        let [first, second] = [f.enqueue(keyed("1", "o")).await, f.enqueue(keyed("2", "o")).await];
+        let claim = f.claim_one("mail").await;
+        let find_front = match f.backend() {
+            Backend::Sqlite => "INSERT INTO outbox_fronts (ordering_key) VALUES ('o')",
+            Backend::Postgres => "SELECT outbox_find_front('{o}')",
+        };
+        f.sql(&format!("DELETE FROM outbox_lanes; {find_front}")).unwrap();
+        let beside = f.claim_one("mail").await;
+        assert_eq!(beside.item.id, second);
+        let unordered = f.store.settle(&claim.reference(), retry(Duration::from_secs(1))).await;
+        assert!(matches!(unordered, Err(StoreError::OutOfTurn)), "{unordered:?}");
+        f.store.settle(&claim.reference(), settled(Settlement::Release)).await.unwrap();
+        assert!(f.claim("mail", 9).await.is_empty(), "the item waits for the one that has its lane");
+        f.store.settle(&beside.reference(), retry(Duration::from_secs(1))).await.unwrap();
+        f.clock.advance(Duration::from_secs(2));
         goes_on_with(&f, first).await;
         goes_on_with(&f, second).await;
     }
