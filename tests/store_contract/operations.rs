@@ -350,11 +350,14 @@ mod promise {
             .unwrap();
         let told = check();
         assert!(told["result"] == "fail" && told["advice"].to_string().contains(&format!("outbox restore {lost}")));
-        for id in [waiting, claimed] {
-            f.sql(&format!("INSERT INTO outbox_done (id, done_at, epoch) VALUES ({id}, 1, 0)")).unwrap();
+        let among_done = "outbox_done (done_at, epoch, id) VALUES (1, 0, ";
+        let among_dead =
+            "outbox_dead (dead_at, epoch, type, fingerprint, last_error, id) VALUES (1, 0, 'mail', '', '', ";
+        for (id, place) in [(waiting, among_done), (waiting, among_dead), (claimed, among_done)] {
+            f.sql(&format!("INSERT INTO {place}{id})")).unwrap();
             let told = check();
             assert!(told["message"].to_string().contains(&format!("several statuses at once: {id}\"")), "{told}");
-            f.sql(&format!("DELETE FROM outbox_done WHERE id = {id}")).unwrap();
+            f.sql("DELETE FROM outbox_done; DELETE FROM outbox_dead").unwrap();
         }
         f.sql(&format!("INSERT INTO outbox_queue SELECT * FROM kept WHERE id = {lost}")).unwrap();
         assert_eq!(check()["result"], "ok");
