@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use outbox::item::Status;
+use outbox::item::{NewItem, Status};
 use outbox::store::{Action, ClaimRequest, EffectKeys, Execution, Filter, OperateRequest, Selection, StuckQuery};
 
 use crate::support::places::ALL_DONE;
-use crate::support::{Backend, Fixture, START, all, dead, done, item, on_each_backend, ordered, request, retry};
+use crate::support::{
+    Backend, Fixture, START, all, dead, done, item, on_each_backend, ordered, request, retry, with_streaks,
+};
 
 on_each_backend! {
     a_count_that_the_host_cannot_hold_is_refused_by_the_schema
@@ -15,6 +17,7 @@ on_each_backend! {
     a_total_below_zero_is_shown_as_zero
     a_claim_of_the_future_by_a_process_that_is_gone_is_stuck
     an_id_without_an_item_leaves_the_queue_and_frees_its_key
+    ids_without_an_item_hold_up_no_suspect_no_fairness_key_and_no_streak
 }
 
 /// The columns of `outbox_past` that count.
@@ -25,6 +28,22 @@ const COUNT_MAX: u32 = 2_147_483_647;
 
 /// The columns of text that callers give.
 const TEXTS: [&str; 7] = ["idem_key", "type", "content_type", "cid", "saga", "ordering_key", "fairness_key"];
+
+/// Deletes the items whose keys begin with `gone` from `outbox_items`, and leaves them in the queue.
+fn delete_behind_the_guards(f: &Fixture) {
+    let (before, after) = match f.backend() {
+        Backend::Sqlite => ("DROP TRIGGER outbox_items_delete", "SELECT 1"),
+        Backend::Postgres => (
+            "ALTER TABLE outbox_items DISABLE TRIGGER items_deleted",
+            "ALTER TABLE outbox_items ENABLE TRIGGER items_deleted",
+        ),
+    };
+    f.sql(&format!(
+        "{before}; DELETE FROM outbox_items WHERE idem_key LIKE 'gone%'; {after};
+         DELETE FROM outbox_past WHERE id NOT IN (SELECT id FROM outbox_items)"
+    ))
+    .unwrap();
+}
 
 /// A claim of nine items that dead-letters none for its attempts.
 fn without_end_of_retries() -> ClaimRequest {
@@ -173,5 +192,40 @@ mod on_each {
             f.store.settle(&claim.reference(), done()).await.unwrap();
         }
         assert_eq!(f.sql("SELECT count(*) FROM outbox_leases").unwrap(), "0", "no lease has the ids");
+    }
+
+    pub(super) async fn ids_without_an_item_hold_up_no_suspect_no_fairness_key_and_no_streak(backend: Backend) {
+        let f = Fixture::new(backend).await;
+        let shared = |key: &str| NewItem { fairness_key: Some("acme".into()), ..item(key) };
+        let suspects = [f.enqueue(item("gone, lost")).await, f.enqueue(item("lost")).await];
+        for (id, losses) in suspects.into_iter().zip([4, 3]) {
+            f.sql(&format!(
+                "INSERT INTO outbox_past (id, attempts, deliveries, losses) VALUES ({id}, 0, {losses}, {losses});
+                 UPDATE outbox_queue SET again = (1 = 1), losses = {losses} WHERE id = {id}"
+            ))
+            .unwrap();
+        }
+        for new in [shared("gone, shared"), shared("shared"), item("gone"), item("beside")] {
+            f.enqueue(new).await;
+        }
+        for key in ["front", "gone in a line", "behind"] {
+            f.enqueue(ordered(key)).await;
+        }
+        delete_behind_the_guards(&f);
+        let mut handled = Vec::new();
+        for _ in 0..4 {
+            let claims = f.store.claim(&with_streaks(request(&["mail"], 9), 9)).await.unwrap().claims;
+            for claim in claims {
+                f.store.settle(&claim.reference(), done()).await.unwrap();
+                handled.push(claim.item.idem_key);
+            }
+        }
+        let place = |key: &str| handled.iter().position(|handled| handled == key);
+        assert!(place("front") < place("behind"), "{handled:?}");
+        handled.sort();
+        assert_eq!(handled, ["behind", "beside", "front", "lost", "shared"]);
+        for table in ["queue", "leases", "lanes"] {
+            assert_eq!(f.sql(&format!("SELECT count(*) FROM outbox_{table}")).unwrap(), "0", "{table}");
+        }
     }
 }
