@@ -12,7 +12,7 @@ use outbox::postgres::{Notify, PostgresOptions, PostgresStore, migrate};
 use outbox::store::{BatchMode, Filter, Page, SignalSeq, Store, StoreError};
 
 use crate::support::postgres::{Cluster, Database, Durability};
-use crate::support::{done, eventually, item, ordered, request, retry};
+use crate::support::{done, eventually, is_soak, item, ordered, request, retry};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -166,10 +166,13 @@ async fn one_transaction_may_enqueue_for_very_many_ordering_keys() {
     let (database, store) = database().await;
     let mut application = database.connect().await;
     let tx = application.transaction().await.unwrap();
-    let many = "INSERT INTO outbox.items (type, idem_key, payload, ordering_key)
-                SELECT 'mail', 'n' || n, '{}', 'key' || n FROM generate_series(1, 2000) AS n;
-                SET CONSTRAINTS ALL IMMEDIATE";
-    tx.batch_execute(many).await.unwrap();
+    let keys = if is_soak() { 100_000 } else { 2_000 };
+    let many = format!(
+        "INSERT INTO outbox.items (type, idem_key, payload, ordering_key)
+         SELECT 'mail', 'n' || n, '{{}}', 'key' || n FROM generate_series(1, {keys}) AS n;
+         SET CONSTRAINTS ALL IMMEDIATE"
+    );
+    tx.batch_execute(&many).await.unwrap();
     // The room of a server for locks depends on its settings.
     let locks = tx.query_one("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()", &[]).await.unwrap();
     assert!(locks.get::<_, i64>(0) < 100, "a lock for each key");
