@@ -21,8 +21,8 @@ fn step(key: &str) -> NewItem {
     NewItem { saga: Some("S".into()), cid: Some("c".into()), ..item(key) }
 }
 
-/// Items that are DONE or dead: alone, with an ordering key, and in a saga. Three others wait: one that was lost once, one
-/// behind a dead item, and an unfinished step of the saga.
+/// Items that are DONE or dead: alone, with an ordering key, and in a saga. Three others wait: one that was lost once,
+/// one behind a dead item, and an unfinished step of the saga.
 async fn furnish(f: &Fixture) {
     let finished = [
         (item("done"), done()),
