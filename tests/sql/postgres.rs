@@ -79,7 +79,12 @@ fn the_documented_grants_are_enough_to_insert_and_allow_nothing_else() {
     let destination =
         "SELECT outbox.enqueue('webhook', 'u', '{}', headers => '{\"webhook-url\": \"https://a/?b#c@d\"}')";
     as_shop(destination).unwrap();
-    as_shop("INSERT INTO outbox.items (type, idem_key, payload) VALUES ('webhook', 'b', '{}')").unwrap();
+    as_shop(
+        "INSERT INTO outbox.items (type, idem_key, payload, content_type, headers, metadata, cid, saga, ordering_key,
+                                   fairness_key, available_at)
+         VALUES ('webhook', 'b', '{}', 'application/json', '{}', '{}', 'c', 'S', 'o', 'globex', 0)",
+    )
+    .unwrap();
     for forbidden in [
         "INSERT INTO outbox.items (type, idem_key, payload, created_at) VALUES ('webhook', 'c', '', 1)",
         "INSERT INTO outbox.items (type, idem_key, payload, id) VALUES ('webhook', 'c', '', 7)",
