@@ -101,7 +101,15 @@ async fn handle_hot_key(hosts: usize, items: usize) -> usize {
     let hot = |n| NewItem { ordering_key: Some("hot".into()), ..item(&format!("{n:05}")) };
     stores[0].enqueue((0..items).map(hot).collect(), BatchMode::PerItem).await.unwrap();
     let work = Work::of(items);
-    join_all(stores.iter().map(|store| work.wait_and_handle(&**store))).await;
+    // Whoever works on the line at first wakes nobody when it ends.
+    let mut other = database.connect().await;
+    let holding = other.transaction().await.unwrap();
+    holding.batch_execute("SELECT pg_advisory_xact_lock(7206002, hashtext('hot'))").await.unwrap();
+    let let_go = async {
+        eventually("the hosts look at the line again and again", SOON, async || work.calls.get() >= 4 * hosts).await;
+        holding.rollback().await.unwrap();
+    };
+    join(join_all(stores.iter().map(|store| work.wait_and_handle(&**store))), let_go).await;
     let claimed = work.claimed.take();
     assert!(claimed.len() == items && claimed.is_sorted(), "in order and once: {claimed:?}");
     work.calls.get()
@@ -158,6 +166,13 @@ async fn hosts_that_delete_what_is_done_under_load_neither_deadlock_nor_repeat_a
     let database = Cluster::shared().database();
     let stores = open_all(&database, HOSTS).await;
     let work = Work::of(HOSTS * batches * batch);
+    // What an application has locked stays, and holds up neither the hosts nor what else is to be deleted.
+    stores[0].enqueue(vec![item("locked")], BatchMode::PerItem).await.unwrap();
+    let claim = stores[0].claim(&request(&["mail"], 1)).await.unwrap().claims.remove(0);
+    stores[0].settle(&claim.reference(), done()).await.unwrap();
+    let mut application = database.connect().await;
+    let locking = application.transaction().await.unwrap();
+    locking.batch_execute("SELECT FROM outbox.items FOR UPDATE").await.unwrap();
     let hosts = stores.iter().enumerate().map(async |(number, store)| {
         let handle_and_clean_up = join(handle_all(&**store, &work), clean_up(&**store, &work));
         join(produce(&**store, number, batches, batch), handle_and_clean_up).await
@@ -166,11 +181,13 @@ async fn hosts_that_delete_what_is_done_under_load_neither_deadlock_nor_repeat_a
     let mut claims = BTreeMap::<_, usize>::new();
     work.claimed.take().into_iter().for_each(|key| *claims.entry(key).or_default() += 1);
     assert_eq!((claims.len(), claims.values().max()), (work.items, Some(&1)));
-    eventually("everything is deleted", SOON, async || {
+    let left_are = async |keys: &str| {
         stores[0].run_maintenance(&AT_ONCE).await.unwrap();
-        database.sql("SELECT count(*) FROM outbox.items").unwrap() == "0"
-    })
-    .await;
+        database.sql("SELECT idem_key FROM outbox.items").unwrap() == keys
+    };
+    eventually("all others are deleted", SOON, async || left_are("locked").await).await;
+    locking.rollback().await.unwrap();
+    eventually("everything is deleted", SOON, async || left_are("").await).await;
     close(&database, stores).await;
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(database.sql(deadlocks).unwrap(), "0");

@@ -127,18 +127,24 @@ async fn retention_does_not_wait_for_the_line_of_a_done_item() {
 
 #[tokio::test]
 async fn retention_leaves_out_an_item_that_another_transaction_has_locked() {
-    let f = Fixture::new(Backend::Postgres).await;
-    for key in ["locked", "free"] {
-        f.enqueue(item(key)).await;
-        f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
-    }
-    f.clock.advance(Duration::from_secs(9));
-    let retention = Retention { done: Some(Duration::from_secs(1)), ..Retention::default() };
-    f.in_transaction("SELECT FROM outbox.items WHERE idem_key = 'locked' FOR UPDATE", async || {
+    for lock in [
+        "SELECT FROM outbox.items WHERE idem_key = 'locked' FOR UPDATE",
+        // As an operator's action does, which has not locked the item itself.
+        "SELECT outbox.lock_places(ARRAY(SELECT id FROM outbox.items WHERE idem_key = 'locked'))",
+    ] {
+        let f = Fixture::new(Backend::Postgres).await;
+        for key in ["locked", "free"] {
+            f.enqueue(item(key)).await;
+            f.store.settle(&f.claim_one("mail").await.reference(), done()).await.unwrap();
+        }
+        f.clock.advance(Duration::from_secs(9));
+        let retention = Retention { done: Some(Duration::from_secs(1)), ..Retention::default() };
+        f.in_transaction(lock, async || {
+            assert_eq!(f.store.run_maintenance(&retention).await.unwrap().items, 1);
+        })
+        .await;
         assert_eq!(f.store.run_maintenance(&retention).await.unwrap().items, 1);
-    })
-    .await;
-    assert_eq!(f.store.run_maintenance(&retention).await.unwrap().items, 1);
+    }
 }
 
 #[tokio::test]
