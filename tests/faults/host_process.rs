@@ -71,10 +71,12 @@ impl Drop for Host {
     }
 }
 
-/// Logs a warning for each request: the wrong settings are read again and again.
+/// Logs more than a host keeps of lines that nobody reads: again and again it reads a setting that is wrong in a new way.
 async fn log_much(host: &Host) {
-    std::fs::write(host.folder.path().join("outbox.toml"), format!("nonsense = '{}'", "x".repeat(4_000))).unwrap();
-    for _ in 0..40 {
+    for number in 0..40_u8 {
+        let word: String = [number / 26, number % 26].map(|letter| char::from(b'a' + letter)).iter().collect();
+        let wrong = word + &"x".repeat(60_000);
+        std::fs::write(host.folder.path().join("outbox.toml"), format!("concurrency = '{wrong}'")).unwrap();
         host.signal("-HUP");
         assert_eq!(host.status("GET", "/healthz", "").await, Some(200));
     }
