@@ -1,7 +1,9 @@
 //! The claim loop of the worker, tested with a scripted handler on a real store.
 
+mod leases;
+
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use outbox::core::{
@@ -10,11 +12,11 @@ use outbox::core::{
 };
 use outbox::item::{ItemId, NewItem, Status};
 use outbox::store::{Filter, Page};
-use outbox::worker::{LeaseExpiry, Worker, WorkerSettings};
+use outbox::worker::{Worker, WorkerSettings};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Fixture, TestClock, eventually, item};
+use crate::support::{Fixture, eventually, item};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -81,6 +83,18 @@ pub(crate) fn failed(class: FailureClass) -> Outcome {
     Outcome::Failed(Failure::new(class, "scripted", "scripted"))
 }
 
+fn settings(lease: Duration, drain: Duration) -> WorkerSettings {
+    WorkerSettings {
+        instance: "pod-1".into(),
+        concurrency: 4,
+        prefetch: 4,
+        payload_bytes: 64 << 20,
+        lease,
+        drain,
+        crash_budget: CrashBudget::default(),
+    }
+}
+
 /// A worker that runs until the test stops it.
 pub(crate) struct Running {
     stop: CancellationToken,
@@ -89,16 +103,8 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(f: &Fixture, handler: &Arc<Scripted>, drain: Duration) -> Self {
-        let settings = WorkerSettings {
-            instance: "pod-1".into(),
-            concurrency: 4,
-            prefetch: 4,
-            payload_bytes: 64 << 20,
-            lease: Duration::from_mins(1),
-            drain,
-            crash_budget: CrashBudget::default(),
-        };
         let stop = CancellationToken::new();
+        let settings = settings(Duration::from_mins(1), drain);
         let worker = Worker::new(f.store.clone(), Arc::clone(handler) as _, settings);
         Self { stop: stop.clone(), worker: tokio::spawn(worker.run(stop)) }
     }
@@ -336,53 +342,6 @@ async fn without_a_timeout_the_deadline_lies_before_the_end_of_the_first_lease()
     // The margin of five seconds, less the time between the claim and the attempt.
     assert!(lease_until.since(deadline_at) <= Duration::from_secs(5));
     worker.stop().await;
-}
-
-#[tokio::test]
-async fn a_lease_ends_even_where_nobody_claims() {
-    let f = Fixture::sqlite().await;
-    let id = f.enqueue(item("k")).await;
-    f.claim_one("mail").await;
-    f.clock.advance(Duration::from_secs(61));
-    let stop = CancellationToken::new();
-    // The clock of the store is not trusted for the first half of the process's own lease.
-    let lease = Duration::from_secs(2);
-    let expiry = LeaseExpiry { queue: f.store.clone(), clock: f.store.clone(), in_hand: None, lease };
-    let expiring = tokio::spawn(expiry.run(stop.clone()));
-    becomes(&f, id, Status::Pending).await;
-    stop.cancel();
-    expiring.await.unwrap();
-}
-
-/// Lets the clock of the test go like a real one.
-async fn run_clock(clock: TestClock) {
-    let mut last = Instant::now();
-    loop {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let passed = Duration::from_millis(u64::try_from(last.elapsed().as_millis()).unwrap());
-        clock.advance(passed);
-        last += passed;
-    }
-}
-
-#[tokio::test]
-async fn after_the_clock_was_moved_no_lease_is_ended_until_every_process_can_have_renewed_its_own() {
-    let f = Fixture::sqlite().await;
-    let id = f.enqueue(item("k")).await;
-    f.claim_one("mail").await;
-    let (lease, stop) = (Duration::from_secs(3), CancellationToken::new());
-    let clock = tokio::spawn(run_clock(f.clock.clone()));
-    let expiry = LeaseExpiry { queue: f.store.clone(), clock: f.store.clone(), in_hand: None, lease };
-    let expiring = tokio::spawn(expiry.run(stop.clone()));
-    // The first reading is after a second.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
-    f.clock.advance(Duration::from_mins(10));
-    let moved = Instant::now();
-    eventually("the lease is ended", SOON, async || f.status(id).await == Status::Pending).await;
-    assert!(moved.elapsed() >= lease, "ended after {:?}", moved.elapsed());
-    stop.cancel();
-    expiring.await.unwrap();
-    clock.abort();
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 const CALLS_MAX: usize = 200;
 
 /// Ends leases that have run out, so that they end even when no worker claims. It spares those that this process has in
-/// hand. While the clock of the store cannot be trusted, it ends none: the others may be alive as well. So it is for
+/// hand: after the process stood still, this look may come before their renewal. While the clock of the store cannot be trusted, it ends none: the others may be alive as well. So it is for
 /// half a lease after the start, and for a lease after somebody moved the clock.
 #[derive(Clone)]
 pub struct LeaseExpiry {
