@@ -27,11 +27,11 @@ async fn settle(store: &dyn Store, claim: &ClaimRef) {
     }
 }
 
-/// Waits until both processes have come as far as they can beside a transaction that holds the row of their run.
+/// Waits until both processes, which have asked, have come as far as they can beside a transaction that holds the row of
+/// their run. On SQLite that is no further: a writer reads nothing before it alone may write.
 async fn both_wait(f: &Fixture) {
     if f.backend() == Backend::Sqlite {
-        // Each has asked its writer, and no writer begins a transaction while another one writes.
-        return tokio::task::yield_now().await;
+        return;
     }
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
                    AND datname = current_database()";
@@ -126,18 +126,20 @@ mod promise {
         f.store.enqueue(vec![step("a"), step("b")], BatchMode::AllOrNothing).await.unwrap();
         let claims = f.claim("mail", 2).await;
         let processes = [f.store.clone(), f.second().await];
-        let mut settling = Vec::new();
-        // On PostgreSQL both have taken their steps out of the open ones before either learns of the other.
+        let references: Vec<_> = claims.iter().map(Claim::reference).collect();
+        let settling = processes.iter().zip(&references).map(|(store, claim)| settle(&**store, claim));
+        let mut settling = std::pin::pin!(futures_util::future::join_all(settling));
+        // On PostgreSQL both have taken their steps out of the open ones before either learns of the other. On SQLite
+        // both are in their queues, and one of them is the second to write.
         f.in_transaction("UPDATE outbox_sagas SET dead = dead", async || {
-            for (store, claim) in processes.into_iter().zip(claims.iter().map(Claim::reference)) {
-                settling.push(tokio::spawn(async move { settle(&*store, &claim).await }));
+            tokio::select! {
+                biased;
+                _ = &mut settling => panic!("the row of the run is locked"),
+                () = both_wait(&f) => {}
             }
-            both_wait(&f).await;
         })
         .await;
-        for task in settling {
-            task.await.unwrap();
-        }
+        settling.await;
         let signals = f.store.signals(SignalSeq::START, 100).await.unwrap();
         let told: Vec<_> = signals.iter().map(|signal| signal.signal.split('.').next().unwrap()).collect();
         assert_eq!(told, ["saga_begin", "saga_step", "saga_step", "saga_end"]);
