@@ -1,6 +1,6 @@
-//! The cost of claims and settlements on PostgreSQL beside many finished items, and after many items have passed
-//! through. The cost is the number of pages that the server read, which does not depend on the load of the machine;
-//! `make soak` also reports the time.
+//! The cost of claims and settlements on PostgreSQL beside many items that are finished or not due for long, and after
+//! many items have passed through. The cost is the number of pages that the server read, which does not depend on the
+//! load of the machine; `make soak` also reports the time.
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,11 @@ use crate::support::{done, eventually, is_soak, item, report, request};
 const BATCH: u32 = 100;
 /// The largest ratio of two costs that counts as equal: 20 % allow for noise in the page counts.
 const SAME: f64 = 1.2;
+/// The number of claims in vain whose pages are counted.
+const VAIN_LOOKS: u32 = 20;
+/// The largest ratio of the pages of two claims in vain that counts as few: beside many items each look-up reads one or
+/// two levels of an index more, where it reads one or two levels in all beside none.
+const LEVELS: f64 = 3.0;
 
 /// The cost of claiming and settling one item.
 #[derive(Clone, Copy, Debug)]
@@ -88,27 +93,70 @@ fn pages(database: &Database) -> f64 {
     database.sql(&read).unwrap().parse().unwrap()
 }
 
+/// Databases in which the costs of claims and settlements are compared.
+struct Pair {
+    empty: Database,
+    full: Database,
+}
+
+impl Pair {
+    /// `furnish` is the statement that fills one of them.
+    fn new(furnish: &str) -> Self {
+        let cluster = if is_soak() { Cluster::start(Durability::Honest) } else { Cluster::shared() };
+        let (empty, full) = (cluster.database(), cluster.database());
+        full.sql(&furnish.replace("outbox_", "outbox.")).unwrap();
+        full.sql(&vacuum()).unwrap();
+        Self { empty, full }
+    }
+
+    /// Demands that `items` items cost the same in both.
+    async fn demand_equal_costs(&self, items: u32, what: &str) {
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            for (database, costs) in [(&self.empty, &mut alone), (&self.full, &mut beside)] {
+                enqueue(database, items).await;
+                costs.push(handle(database, items).await);
+            }
+        }
+        let (alone, beside) = (cheapest(&alone), cheapest(&beside));
+        report(&format!("alone {}; beside {what} {}", alone.words(), beside.words()));
+        assert!(beside.pages <= SAME * alone.pages, "{beside:?} beside {what}, {alone:?} without");
+    }
+}
+
 #[tokio::test]
 async fn finished_items_beside_a_queue_cost_its_claims_and_settlements_nothing() {
     let (finished, items) = if is_soak() { (1_000_000, 50_000) } else { (20_000, 2_000) };
-    let cluster = if is_soak() { Cluster::start(Durability::Honest) } else { Cluster::shared() };
-    let (empty, full) = (cluster.database(), cluster.database());
     let done = format!(
         "INSERT INTO outbox_items (type, idem_key, payload) SELECT 'mail', 'old-' || n, '{{}}'
          FROM generate_series(1, {finished}) AS n; {ALL_DONE}"
     );
-    full.sql(&done.replace("outbox_", "outbox.")).unwrap();
-    full.sql(&vacuum()).unwrap();
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
-    for _ in 0..3 {
-        for (database, costs) in [(&empty, &mut alone), (&full, &mut beside)] {
-            enqueue(database, items).await;
-            costs.push(handle(database, items).await);
-        }
+    Pair::new(&done).demand_equal_costs(items, &format!("{finished} DONE items")).await;
+}
+
+/// The pages of a claim that finds nothing, which an idle worker makes.
+async fn look_in_vain(database: &Database) -> f64 {
+    let (before, store) = (pages(database), open(database).await);
+    for _ in 0..VAIN_LOOKS {
+        assert!(store.claim(&request(&["mail"], BATCH)).await.unwrap().claims.is_empty());
     }
-    let (alone, beside) = (cheapest(&alone), cheapest(&beside));
-    report(&format!("alone {}; beside {finished} DONE items {}", alone.words(), beside.words()));
-    assert!(beside.pages <= SAME * alone.pages, "{beside:?} beside finished items, {alone:?} without");
+    gone(database, store).await;
+    (pages(database) - before) / f64::from(VAIN_LOOKS)
+}
+
+#[tokio::test]
+async fn items_that_are_due_in_a_year_cost_claims_and_settlements_nothing() {
+    let (late, items) = if is_soak() { (1_000_000, 50_000) } else { (20_000, 2_000) };
+    let due_in_a_year = format!(
+        "INSERT INTO outbox_items (type, idem_key, payload, available_at)
+         SELECT 'mail', 'late-' || n, '{{}}', outbox_now() + 365 * 24 * 3600 * 1000::bigint
+         FROM generate_series(1, {late}) AS n"
+    );
+    let (pair, what) = (Pair::new(&due_in_a_year), format!("{late} items due in a year"));
+    pair.demand_equal_costs(items, &what).await;
+    let (alone, beside) = (look_in_vain(&pair.empty).await, look_in_vain(&pair.full).await);
+    report(&format!("a claim in vain: alone {alone:.1} pages; beside {what} {beside:.1} pages"));
+    assert!(beside <= LEVELS * alone, "{beside} pages of a claim in vain beside {what}, {alone} without");
 }
 
 #[tokio::test]
