@@ -170,10 +170,29 @@ async fn a_line_of_which_a_snapshot_keeps_the_claimed_rows_is_read_once_for_many
     f.sql("UPDATE outbox.lanes SET (id, turn) = (SELECT id, turn FROM outbox.done WHERE id = 20000)").unwrap();
     let next = pages_of(&f, "outbox.find_front('{line}', true)");
     report(&format!("pages for the front of a line behind 20,000 claimed rows: {whole}, then {next}"));
-    assert!(next * 10 < whole, "{whole} {next}");
+    assert!(next * 5 < whole, "{whole} {next}");
     f.sql("SELECT outbox.find_front('{line}')").unwrap();
     let ids: Vec<_> = claim().await.iter().map(|claim| claim.item.id.get()).collect();
     assert_eq!(ids, [20_005, 20_006, 20_007, 20_008]);
+}
+
+#[tokio::test]
+async fn a_long_line_whose_items_are_claimed_one_by_one_is_looked_at_after_a_few_fronts() {
+    let f = Fixture::new(Backend::Postgres).await;
+    let TestDb::Postgres(database) = &f.test_db else { unreachable!() };
+    f.sql(
+        "INSERT INTO outbox.items (type, idem_key, payload, ordering_key)
+         SELECT 'mail', 'k' || n, '', 'line' FROM generate_series(1, 200) AS n",
+    )
+    .unwrap();
+    let mut fronts = 0;
+    while number(database, "SELECT count(*) FROM outbox.line_looks") == 0 {
+        let claims = f.store.claim(&request(&["mail"], 1)).await.unwrap().claims;
+        settle(&f, &claims).await;
+        fronts += 1;
+        assert!(fronts <= 40, "no look after {fronts} fronts");
+    }
+    report(&format!("a line of 200 is looked at after {fronts} fronts"));
 }
 
 #[tokio::test]
