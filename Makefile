@@ -19,6 +19,8 @@ SERVERS  := target/servers
 # Major versions of PostgreSQL beside the installed one, on which the soak runs the tests of the store.
 VERSIONS := 14 16 17 18
 ON_EACH  := store_contract:: sql:: postgres::migration:: plans::
+# What a store promises: its contract, the model of random histories, and the requirements of Open Outbox.
+PROMISES := store_contract:: store_model:: conformance::
 RELEASED := tests/fixtures/released
 LANGUAGES := target/languages
 BROWSER  := tests/browser
@@ -62,7 +64,7 @@ help:
 	@echo 'make conformance  the requirements of Open Outbox, each with its result'
 	@echo 'make guards     convict each fixed handler of the gallery without any of its guards'
 	@echo 'make soak       the same promises at full size'
-	@echo 'make soak-pooler  the contract of a store through PgBouncer'
+	@echo 'make soak-pooler  the contract, the model and the requirements of a store through PgBouncer'
 	@echo 'make soak-versions  the tests of the store on PostgreSQL $(VERSIONS)'
 	@echo 'make bench-peers  other queues beside this one, the same work at equal durability'
 	@echo 'make bench-counts  instructions per item and per enqueue'
@@ -188,10 +190,10 @@ soak: tools promtool docker-registry clients plugins guests
 	OUTBOX_SOAK=1 $(CARGO) test -p outbox --test it $(ONLY) -- --nocapture --test-threads 1
 	$(if $(ONLY),,$(MAKE) soak-pooler soak-versions)
 
-# The contract of a store through PgBouncer in transaction mode, with a URL to listen at and without one.
+# What a store promises, through PgBouncer in transaction mode, with a URL to listen at and without one.
 soak-pooler: tools
 	for route in listen alone; do \
-		OUTBOX_TEST_POOLER=$$route $(CARGO) test -p outbox --test it store_contract:: || exit 1; \
+		OUTBOX_TEST_POOLER=$$route $(CARGO) test -p outbox --test it -- $(PROMISES) --skip ::sqlite:: || exit 1; \
 	done
 
 # The tests of the store on other versions of PostgreSQL.
