@@ -158,10 +158,13 @@ mod tests {
         while queue.state().writing == 0 {
             std::thread::yield_now();
         }
-        let line = vec![b'x'; BYTES_MAX / 4];
-        for _ in 0..9 {
-            queue.push(&line);
-        }
+        let (logging, (went_on, goes_on)) = (Arc::clone(&queue), mpsc::channel());
+        std::thread::spawn(move || {
+            let line = vec![b'x'; BYTES_MAX / 4];
+            (0..9).for_each(|_| logging.push(&line));
+            went_on.send(()).unwrap();
+        });
+        goes_on.recv_timeout(Duration::from_secs(20)).expect("a thread that logs goes on");
         queue.flush(Duration::ZERO);
         assert_eq!(queue.dropped(), 5);
         permit.send(()).unwrap();
